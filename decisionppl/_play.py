@@ -1,0 +1,160 @@
+"""Run a model once, under a key, a policy, a world and data."""
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpyro.distributions as dist
+from numpyro import handlers
+from numpyro.util import is_prng_key
+
+from decisionppl._act import Policy, act
+from decisionppl._roles import role_of
+
+Trace = OrderedDict  # site name -> NumPyro site
+
+
+def as_key(key: Any) -> jax.Array:
+    """A PRNG key from a typed key, a raw key, or an int seed."""
+    if isinstance(key, bool) or key is None:
+        raise TypeError(f"expected a PRNG key (jax.random.key(seed)) or an int, got {key!r}.")
+    if isinstance(key, int):
+        return jax.random.key(key)
+    if not is_prng_key(key):
+        raise TypeError(
+            f"expected a PRNG key (jax.random.key(seed)) or an int, got {type(key).__name__} "
+            f"of shape {jnp.shape(key)}."
+        )
+    return key
+
+
+class _trace(handlers.trace):
+    """NumPyro's trace, with a duplicate site reported by name and roles."""
+
+    def postprocess_message(self, msg: Any) -> None:
+        name = msg.get("name")
+        if name in getattr(self, "trace", ()) and msg["type"] in ("sample", "deterministic"):
+            first, second = (role_of(s) or "latent" for s in (self.trace[name], msg))
+            raise ValueError(
+                f"site {name!r} is declared twice, as {first} and as {second}. Every site "
+                "needs a name of its own."
+            )
+        super().postprocess_message(msg)
+
+
+def sample_dtype(fn: dist.Distribution) -> Any:
+    """The dtype of the distribution's draws, found without drawing."""
+    return jax.eval_shape(lambda: fn.sample(jax.random.key(0))).dtype
+
+
+def _cast(value: Any, fn: dist.Distribution) -> Any:
+    # a prefix of the wrong dtype fails deep inside lax.cond: Bernoulli draws are int32
+    if callable(value) or (not hasattr(value, "dtype") and not jnp.isscalar(value)):
+        return value
+    value = jnp.asarray(value)
+    dtype = sample_dtype(fn)
+    if jnp.issubdtype(dtype, jnp.integer) or value.dtype == bool:
+        return value.astype(dtype)
+    return value if jnp.issubdtype(value.dtype, jnp.floating) else value.astype(dtype)
+
+
+def _check_known(what: str, names: Any, trace: Trace, kinds: str) -> None:
+    unknown = sorted(set(names) - set(trace))
+    if unknown:
+        raise ValueError(
+            f"{what} names {unknown}, which the model does not have. Its {kinds} are "
+            f"{[n for n, s in trace.items() if s['type'] == 'sample']}."
+        )
+
+
+def is_latent(site: Mapping[str, Any]) -> bool:
+    """Whether the site belongs to a world: a sample site with no role and no fixed value."""
+    return site["type"] == "sample" and role_of(site) is None
+
+
+def play(
+    model: Callable,
+    key: Any,
+    policy: Policy | None = None,
+    world: Mapping[str, Any] | None = None,
+    data: Mapping[str, Any] | None = None,
+) -> Callable[..., Trace]:
+    """Run a model under a key, a policy, a world and data.
+
+    Args:
+        model: a model (a callable with NumPyro primitives).
+        key: PRNG key (typed or raw) or an int seed.
+        policy: what decides the action sites, see `act`. None keeps the logging policy.
+        world: dict from latent site to value: a complete hypothesis. Entries for sites that
+            carry a role or are deterministic (as `MCMC.get_samples()` returns them) are not
+            used: they are recomputed, since they depend on the action.
+        data: dict from site to observed value. Inside `scan` a prefix may be given: the
+            rest is sampled forward.
+
+    Returns:
+        A function of the model's arguments, returning the trace: an ordered dict from site
+        name to site (`["value"]`, `["fn"]`, `["infer"]["role"]`).
+
+    Raises:
+        ValueError: a name in `world` or `data` that the model does not have, or data for a
+            deterministic site.
+
+    Example:
+        >>> import numpyro, numpyro.distributions as dist
+        >>> import decisionppl as dp
+        >>> def model(x):
+        ...     w = numpyro.sample("w", dist.Normal(0, 1))
+        ...     a = dp.action("treat", dist.Bernoulli(0.5))
+        ...     dp.reward("y", w * a * x)
+        >>> float(dp.play(model, 0, policy=1, world={"w": 2.0, "y": 99.0})(3.0)["y"]["value"])
+        6.0
+    """
+    key = as_key(key)
+
+    def from_world(site: Any) -> Any:
+        unused = not is_latent(site) or site["is_observed"]
+        if unused or site["name"] not in (world or {}):
+            return None
+        return (world or {})[site["name"]]
+
+    def from_data(site: Any) -> Any:
+        if site["name"] not in (data or {}):
+            return None
+        return _cast((data or {})[site["name"]], site["fn"])
+
+    def run(*args: Any, **kwargs: Any) -> Trace:
+        # `seed` is innermost: a site consumes its key whether or not its value is given,
+        # so that two runs that differ in policy, world or data share everything else.
+        fn = handlers.seed(model, key)
+        if world:
+            fn = handlers.substitute(fn, substitute_fn=from_world)
+        if data:
+            fn = handlers.condition(fn, condition_fn=from_data)
+        if policy is not None:
+            fn = act(fn, policy)
+        trace = _trace(fn).get_trace(*args, **kwargs)
+        _check_known("world", world or (), trace, "sample sites")
+        _check_known("data", data or (), trace, "sample sites")
+        fixed = [n for n in data or () if trace[n]["type"] != "sample"]
+        if fixed:
+            raise ValueError(
+                f"data gives values for {fixed}, which the model computes (deterministic): data "
+                "enter at sites with a distribution."
+            )
+        if isinstance(policy, Mapping):
+            _check_policy_sites(policy, trace)
+        return trace
+
+    return run
+
+
+def _check_policy_sites(policy: Mapping[str, Any], trace: Trace) -> None:
+    actions = [n for n, s in trace.items() if role_of(s) == "action"]
+    unknown = sorted(set(policy) - set(actions))
+    if unknown:
+        raise ValueError(
+            f"policy names {unknown}, which are not action sites of the model. Its action "
+            f"sites are {actions}."
+        )

@@ -1,0 +1,227 @@
+"""What a program says about its own structure, read from its jaxpr.
+
+Engines exploit structure (a likelihood that is linear in the latents, arms that do not
+share parameters) only where it is proven from the program, for all values of all inputs. A
+proof that is not found costs speed, never correctness.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.extend.core as jec
+import numpy as np
+
+_CALLS = {"jit", "pjit", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call"}
+
+# Elementwise functions keep the leading axis of a latent where it is.
+_ELEMENTWISE = {
+    "abs", "convert_element_type", "copy", "exp", "exp2", "expm1", "integer_pow", "log", "log1p",
+    "logistic", "neg", "sqrt", "rsqrt", "square", "tanh", "sin", "cos", "erf", "sign", "cbrt",
+}  # fmt: skip
+
+_RESHAPES = {"broadcast_in_dim", "convert_element_type", "copy", "reshape", "squeeze"}
+
+
+class Program(NamedTuple):
+    """A flat jaxpr (no nested calls) with the leaf counts of each argument."""
+
+    jaxpr: jec.Jaxpr
+    consts: list
+    arguments: list[list[jec.Var]]  # input variables per argument of the function
+
+
+def _inner(eqn: Any) -> Any:
+    closed = eqn.params.get("jaxpr") or eqn.params.get("call_jaxpr")
+    return closed if hasattr(closed, "consts") else None
+
+
+def _interpret(jaxpr: jec.Jaxpr, consts: Sequence, args: Sequence) -> list:
+    """Evaluate with nested calls opened up, so that tracing gives one flat program."""
+    env: dict[Any, Any] = {}
+
+    def read(v: Any) -> Any:
+        return v.val if isinstance(v, jec.Literal) else env[v]
+
+    env.update(zip(jaxpr.constvars, consts, strict=True))
+    env.update(zip(jaxpr.invars, args, strict=True))
+    for eqn in jaxpr.eqns:
+        values = [read(v) for v in eqn.invars]
+        inner = _inner(eqn) if eqn.primitive.name in _CALLS else None
+        if inner is not None:
+            out = _interpret(inner.jaxpr, inner.consts, values)
+        else:
+            bind = eqn.primitive.get_bind_params(eqn.params)
+            # older JAX returns (functions, params), newer JAX params alone
+            functions, params = bind if isinstance(bind, tuple) else ((), bind)
+            out = eqn.primitive.bind(*functions, *values, **params)
+            out = out if eqn.primitive.multiple_results else [out]
+        env.update(zip(eqn.outvars, out, strict=True))
+    return [read(v) for v in jaxpr.outvars]
+
+
+def flatten(fn: Callable, *args: Any) -> Program:
+    """Trace `fn(*args)` into one flat program."""
+    nested = jax.make_jaxpr(fn)(*args)
+    leaves = jax.tree.leaves(args)
+    flat = jax.make_jaxpr(lambda *x: _interpret(nested.jaxpr, nested.consts, x))(*leaves)
+    split = iter(flat.jaxpr.invars)
+    arguments = [[next(split) for _ in jax.tree.leaves(a)] for a in args]
+    return Program(flat.jaxpr, flat.consts, arguments)
+
+
+def _used(jaxpr: jec.Jaxpr) -> set:
+    """Variables that the outputs depend on."""
+    live = {v for v in jaxpr.outvars if isinstance(v, jec.Var)}
+    for eqn in reversed(jaxpr.eqns):
+        if any(v in live for v in eqn.outvars):
+            live.update(v for v in eqn.invars if isinstance(v, jec.Var))
+    return live
+
+
+def depends(fn: Callable, argument: int, *args: Any) -> bool:
+    """Whether `fn(*args)` can depend on its argument number `argument`; False is a proof."""
+    return any(dependent_outputs(fn, argument, *args))
+
+
+def dependent_outputs(fn: Callable, argument: int, *args: Any) -> list[bool]:
+    """Per output leaf of `fn(*args)`: whether it can depend on an argument; False is a proof."""
+    program = flatten(fn, *args)
+    tainted = set(program.arguments[argument])
+    for eqn in program.jaxpr.eqns:
+        if any(isinstance(v, jec.Var) and v in tainted for v in eqn.invars):
+            tainted.update(eqn.outvars)
+    return [isinstance(v, jec.Var) and v in tainted for v in program.jaxpr.outvars]
+
+
+def is_affine(fn: Callable, *args: Any) -> bool:
+    """Whether `fn` is affine in its first argument; True is a proof."""
+    return not depends(jax.jacfwd(fn), 0, *args)
+
+
+def is_quadratic(fn: Callable, *args: Any) -> bool:
+    """Whether the scalar `fn` is quadratic in its first argument; True is a proof."""
+    return is_affine(jax.grad(fn), *args)
+
+
+def _row_index(eqn: Any, operand: Any) -> Any:
+    """The index variable when an equation takes one whole row of `operand`, else None."""
+    shape = operand.aval.shape
+    if not shape or eqn.invars[0] is not operand or operand in eqn.invars[1:]:
+        return None
+    whole = (1, *shape[1:])
+    if eqn.primitive.name == "dynamic_slice":
+        return eqn.invars[1] if eqn.params["slice_sizes"] == whole else None
+    if eqn.primitive.name == "gather":
+        numbers = eqn.params["dimension_numbers"]
+        single = (
+            numbers.start_index_map == (0,)
+            and not numbers.operand_batching_dims
+            and eqn.params["slice_sizes"] == whole
+            and int(np.prod(eqn.invars[1].aval.shape)) == 1
+        )
+        return eqn.invars[1] if single else None
+    return None
+
+
+class _Names:
+    """Hash-consing: equal expressions get equal names, so equal indices are recognised."""
+
+    def __init__(self, program: Program) -> None:
+        self.of: dict[Any, Any] = {}
+        self.table: dict[Any, int] = {}
+        for v in (*program.jaxpr.invars, *program.jaxpr.constvars):
+            self.of[v] = self._number(("input", id(v)))
+
+    def _number(self, expression: Any) -> int:
+        return self.table.setdefault(expression, len(self.table))
+
+    def __getitem__(self, v: Any) -> int:
+        if isinstance(v, jec.Literal):
+            return self._number(("literal", str(v.val)))
+        return self.of[v]
+
+    def record(self, eqn: Any) -> None:
+        name = eqn.primitive.name
+        if name in _RESHAPES and int(np.prod(eqn.outvars[0].aval.shape)) == 1:
+            self.of[eqn.outvars[0]] = self[eqn.invars[0]]
+            return
+        inputs = tuple(self[v] for v in eqn.invars)
+        for i, v in enumerate(eqn.outvars):
+            self.of[v] = self._number((name, str(eqn.params), inputs, i))
+
+
+def selected_row(fn: Callable, *args: Any) -> Callable | None:
+    """The row of the first argument's leaves that `fn` reads, if it reads only one.
+
+    Args:
+        fn: a function; all leaves of its first argument have a common leading axis.
+        *args: example arguments.
+
+    Returns:
+        A function `(*args[1:]) -> index` of that row, or None when no proof was found that
+        every leaf is read at one and the same row (which may depend on other arguments).
+    """
+    program = flatten(fn, *args)
+    live, names = _used(program.jaxpr), _Names(program)
+    whole = {v for v in program.arguments[0] if v in live}
+    tainted = set(whole)  # depends on the first argument
+    index: Any = None
+    for eqn in program.jaxpr.eqns:
+        names.record(eqn)
+        inputs = [v for v in eqn.invars if isinstance(v, jec.Var)]
+        if not any(v in tainted for v in inputs) or not any(v in live for v in eqn.outvars):
+            continue
+        tainted.update(eqn.outvars)
+        touched = [v for v in inputs if v in whole]
+        if not touched:
+            continue
+        if eqn.primitive.name in _ELEMENTWISE and len(eqn.invars) == 1:
+            whole.update(eqn.outvars)
+            continue
+        row = _row_index(eqn, touched[0]) if len(touched) == 1 else None
+        if row is None or row in tainted:
+            return None
+        if index is not None and names[index] != names[row]:
+            return None
+        index = row
+    if index is None or any(v in whole for v in program.jaxpr.outvars):
+        return None
+    return _reader(program, index, args[0])
+
+
+def _reader(program: Program, index: Any, first: Any) -> Callable:
+    if isinstance(index, jec.Literal):
+        value = index.val
+        return lambda *rest: jax.numpy.asarray(value).reshape(())
+    sliced = program.jaxpr.replace(
+        outvars=[index], debug_info=program.jaxpr.debug_info.with_unknown_names()
+    )
+
+    def read(*rest: Any) -> jax.Array:
+        leaves = jax.tree.leaves((first, *rest))
+        return jax.core.eval_jaxpr(sliced, program.consts, *leaves)[0].reshape(())
+
+    return read
+
+
+def is_selection(fn: Callable, *args: Any) -> bool:
+    """Whether `fn` only picks entries of its first argument, unchanged; True is a proof."""
+    program = flatten(fn, *args)
+    live = _used(program.jaxpr)
+    picked = set(program.arguments[0])
+    tainted = set(picked)
+    moves = {"dynamic_slice", "gather", "squeeze", "reshape", "slice", "copy", "transpose"}
+    for eqn in program.jaxpr.eqns:
+        inputs = [v for v in eqn.invars if isinstance(v, jec.Var)]
+        if not any(v in tainted for v in inputs) or not any(v in live for v in eqn.outvars):
+            continue
+        tainted.update(eqn.outvars)
+        same_size = eqn.primitive.name == "broadcast_in_dim" and (
+            eqn.outvars[0].aval.size == eqn.invars[0].aval.size
+        )
+        if (eqn.primitive.name in moves or same_size) and eqn.invars[0] in picked:
+            if any(v in tainted for v in eqn.invars[1:] if isinstance(v, jec.Var)):
+                return False
+            picked.update(eqn.outvars)
+    return all(v in picked for v in program.jaxpr.outvars)

@@ -1,0 +1,162 @@
+"""The command line: `decisionppl tour`, `decisionppl models`, `decisionppl run NAME`."""
+
+import functools
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+# One OpenBLAS thread: several spin against each other on small matrices. Only this program's
+# own process is concerned, and a choice the user has made stands.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+import typer
+
+app = typer.Typer(
+    help="Write a decision problem once, as a NumPyro model; get the decision from it.",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+RULES = (
+    "thompson", "top_two", "greedy", "ucb", "probability_of_best", "information_directed",
+    "expected_improvement", "log_ei", "epsilon_greedy", "uniform",
+)  # fmt: skip
+
+Out = Annotated[Path, typer.Option(help="Folder for plots and netCDF files.")]
+Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+
+
+def _print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    widths = [max(len(r[i]) for r in (header, *rows)) for i in range(len(header))]
+    numeric = [all(_is_number(r[i]) for r in rows) for i in range(len(header))]
+
+    def line(row: Sequence[str]) -> str:
+        cells = [
+            c.rjust(w) if n else c.ljust(w) for c, w, n in zip(row, widths, numeric, strict=True)
+        ]
+        return "  ".join(cells).rstrip()
+
+    for row in (header, ["-" * w for w in widths], *rows):
+        typer.echo(line(row))
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+@app.command()
+def tour(
+    out: Out = Path("tour"),
+    seed: Seed = 0,
+    shuffles: Annotated[int, typer.Option(min=1, help="Replications.")] = 20,
+    images: Annotated[int, typer.Option(min=2, max=1797, help="Rounds per shuffle.")] = 1797,
+) -> None:
+    """Contextual bandits on 1,797 real images of handwritten digits, five rules side by side."""
+    from decisionppl import _tour
+
+    typer.echo(
+        f"{images} handwritten digits in {shuffles} shuffles: each image is a context, each guess "
+        "an action,\nand only whether the guess was right is seen."
+    )
+    results = _tour.tour(out, seed, shuffles, images)
+    _print_table(_tour.HEADER, _tour.table(results))
+    typer.echo(f"wrote {out / 'regret.png'} and {out / 'tour.nc'}")
+
+
+@app.command()
+def models() -> None:
+    """List the gallery: models, their parameters, and what each reproduces."""
+    from decisionppl.models import GALLERY
+
+    rows = []
+    for name, entry in GALLERY.items():
+        parameters = " ".join(f"{k}={v}" for k, v in entry.parameters.items())
+        rows.append((name, entry.summary, parameters, entry.source))
+    _print_table(("name", "problem", "parameters", "source"), rows)
+
+
+def _parse(settings: list[str]) -> dict[str, float]:
+    parsed = {}
+    for setting in settings:
+        name, separator, text = setting.partition("=")
+        if not separator or not name:
+            raise ValueError(f"--set {setting!r}: expected name=value.")
+        try:
+            parsed[name] = float(text)
+        except ValueError:
+            raise ValueError(f"--set {setting!r}: {text!r} is not a number.") from None
+    return parsed
+
+
+@app.command()
+def run(
+    name: Annotated[str, typer.Argument(help="A name that `decisionppl models` lists.")],
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="A parameter of the model, as name=value.")
+    ] = None,
+    out: Out = Path("run"),
+    rule: Annotated[str, typer.Option(help=f"One of {', '.join(RULES)}.")] = "thompson",
+    horizon: Annotated[int, typer.Option(min=1, help="Rounds.")] = 500,
+    replications: Annotated[int, typer.Option(min=1, help="Independent repetitions.")] = 100,
+    seed: Seed = 0,
+) -> None:
+    """Run a gallery model at worlds drawn from its prior; write netCDF and a regret plot."""
+    from decisionppl import experiment, plots, rules
+    from decisionppl._storage import atomic_path
+    from decisionppl.models import build
+
+    if rule not in RULES:
+        raise ValueError(f"no rule named {rule!r}; there are {', '.join(RULES)}.")
+    problem = build(name, **_parse(settings or []))
+    result = experiment.run(
+        problem.model, problem.engine(), getattr(rules, rule), None, horizon,
+        key=seed, replications=replications, contexts=problem.contexts,
+    )  # fmt: skip
+    out.mkdir(parents=True, exist_ok=True)
+    result.save(out / f"{name}.nc")
+    with atomic_path(out / f"{name}.png") as path:
+        plots.regret({rule: result}, title=name).savefig(path, dpi=150, format="png")
+    total = result.data["regret"].sum("round")
+    error = float(total.std(ddof=1)) / replications**0.5 if replications > 1 else float("nan")
+    _print_table(
+        ("rule", "rounds", "replications", "regret", "std. error", "compile s", "run s"),
+        [(rule, str(horizon), str(replications), f"{float(total.mean()):.2f}", f"{error:.2f}",
+          f"{result.attrs['compile_seconds']:.1f}", f"{result.attrs['run_seconds']:.1f}")],
+    )  # fmt: skip
+    typer.echo(f"wrote {out / f'{name}.nc'} and {out / f'{name}.png'}")
+
+
+def _fail(message: str) -> None:
+    typer.echo(f"error: {message}", err=True)
+    sys.exit(2)
+
+
+def main(arguments: Sequence[str] | None = None) -> Any:
+    """Entry point: bad names and values are one line on standard error and exit code 2."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    command = functools.partial(app, args=arguments, prog_name="decisionppl")
+    try:
+        outcome = command(standalone_mode=False)
+    except typer.Exit as done:
+        sys.exit(done.exit_code)
+    except (typer.Abort, KeyboardInterrupt):
+        _fail("interrupted")
+    except (ValueError, TypeError, OSError) as error:
+        _fail(" ".join(str(error).split()))
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # not an error of the command line
+            raise
+        _fail(error.format_message())  # pyright: ignore
+    else:
+        sys.exit(outcome if isinstance(outcome, int) else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -87,8 +87,8 @@ def linear_thompson(smoke, seed, peers):
 
     def ours(rounds, replications, **options):
         result = experiment.run(
-            problem.model, engine, rules.thompson, None, rounds, key=seed, contexts=problem.contexts,
-            replications=replications, regret=False, progress=False, **options,
+            problem.model, engine, rules.thompson, None, rounds, key=seed, regret=False,
+            contexts=problem.contexts, replications=replications, progress=False, **options,
         )  # fmt: skip
         return rounds * replications / result.attrs["run_seconds"], result.attrs["compile_seconds"]
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
+from jax.core import Tracer
 from numpyro.primitives import Messenger
 
 Policy = Any  # value | Distribution | f(given, space) -> value or Distribution | dict of those
@@ -30,8 +31,8 @@ def _law(name: str, policy: Policy, space: dist.Distribution, given: Any) -> dis
                 f"action site {name!r}: the policy's law has event shape {chosen.event_shape}, "
                 f"the action space has {space.event_shape}. Use .to_event(...) so they agree."
             )
-        return chosen.mask(False)  # a decision is not evidence
-    return dist.Delta(_value(name, chosen, space), event_dim=space.event_dim).mask(False)
+        return chosen.mask(False)  # pyright: ignore[reportArgumentType]  # a decision is not evidence
+    return dist.Delta(_value(name, chosen, space), event_dim=space.event_dim).mask(False)  # pyright: ignore
 
 
 def _value(name: str, chosen: Any, space: dist.Distribution) -> jax.Array:
@@ -60,14 +61,14 @@ def _value(name: str, chosen: Any, space: dist.Distribution) -> jax.Array:
 
 def _inside(value: jax.Array, space: dist.Distribution) -> bool:
     """Whether a value lies in the support; True where that is not known yet (traced)."""
-    if isinstance(value, jax.core.Tracer):
+    if isinstance(value, Tracer):
         return True
     try:
         with jax.ensure_compile_time_eval():  # known values are checked inside scan too
             inside = space.support(value)
     except (NotImplementedError, TypeError):
         return True
-    return isinstance(inside, jax.core.Tracer) or bool(np.asarray(inside).all())
+    return isinstance(inside, Tracer) or bool(np.asarray(inside).all())
 
 
 class act(Messenger):

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.extend.core as jec
 import numpy as np
+from jax.core import eval_jaxpr
 
 from decisionppl._structure import Program
 
@@ -87,10 +88,10 @@ def split(program: Program, is_early: Sequence[bool]) -> Split:
         given = iter(values)
         # late inputs are not read; anything of their shape will do
         leaves = [next(given) if h is None else _blank(h) for h in holes]
-        return jax.core.eval_jaxpr(first, program.consts, *leaves)
+        return eval_jaxpr(first, program.consts, *leaves)
 
     def rest(kept: Sequence, *values: Any) -> list:
-        return jax.core.eval_jaxpr(second, program.consts, *kept, *values)
+        return eval_jaxpr(second, program.consts, *kept, *values)
 
     size = sum(int(np.prod(v.aval.shape)) * v.aval.dtype.itemsize for v in residuals)
     return Split(early, rest, size)

@@ -178,9 +178,8 @@ def initial_carry(loop: Loop, key: jax.Array) -> Carry:
     )
     shape = (loop.slots, loop.batch)
     empty = jax.tree.map(lambda x: jnp.zeros((*shape, *x.shape), x.dtype), (args, sites))
-    return Carry(
-        run_key, belief, state, Rows(*empty, jnp.zeros(shape, bool)), jnp.full(shape, -1, jnp.int32)
-    )
+    pending = Rows(empty[0], empty[1], jnp.zeros(shape, bool))
+    return Carry(run_key, belief, state, pending, jnp.full(shape, -1, jnp.int32))
 
 
 class Program(NamedTuple):
@@ -223,8 +222,8 @@ def compile_loop(loop: Loop, replications: int) -> Program:
 
         # Keys, contexts and noise do not depend on what is learned: a block of rounds gets
         # them at once, which changes no number and saves most of the time.
-        early = Carry(True, False, True, False, False)
-        known = [m for part, m in zip(carry, early, strict=True) for _ in jax.tree.leaves(part)]
+        early = {"key", "state"}
+        known = [n in early for n in Carry._fields for _ in jax.tree.leaves(getattr(carry, n))]
         parts = split(flatten(body, carry, t0), [*known, True])
         block = _BLOCK_BYTES // max(parts.kept_bytes, 1)
         block = max(1, min(_LONGEST_BLOCK, length, 1 << max(block.bit_length() - 1, 0)))

@@ -59,7 +59,7 @@ def _as_space(name: str, space: Any) -> dist.Distribution:
     if isinstance(space, int):
         if space < 1:
             raise ValueError(f"action site {name!r}: expected at least one arm, got {space}.")
-        return dist.Categorical(logits=jnp.zeros(space))
+        return dist.CategoricalLogits(jnp.zeros(space))
     return space
 
 

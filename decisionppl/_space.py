@@ -180,7 +180,8 @@ def availability(
     def log_probability(action: Mapping[str, Any]) -> jax.Array:
         # conditioned, not intervened on: the site keeps the law that is asked about
         trace = play(model, jax.random.key(0), data={**data, **action})(*args)
-        return sum(jnp.sum(trace[n]["fn"].log_prob(trace[n]["value"])) for n in action)
+        terms = [jnp.sum(trace[n]["fn"].log_prob(trace[n]["value"])) for n in action]
+        return jnp.sum(jnp.stack(terms))
 
     values = jax.vmap(log_probability)(dict(actions))
     # NumPyro clips zero probabilities to the smallest positive number

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.extend.core as jec
 import numpy as np
+from jax.core import eval_jaxpr
 
 _CALLS = {"jit", "pjit", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call"}
 
@@ -118,7 +119,7 @@ def _row_index(eqn: Any, operand: Any) -> Any:
             numbers.start_index_map == (0,)
             and not numbers.operand_batching_dims
             and eqn.params["slice_sizes"] == whole
-            and int(np.prod(eqn.invars[1].aval.shape)) == 1
+            and _size(eqn.invars[1]) == 1
         )
         return eqn.invars[1] if single else None
     return None
@@ -143,7 +144,7 @@ class _Names:
 
     def record(self, eqn: Any) -> None:
         name = eqn.primitive.name
-        if name in _RESHAPES and int(np.prod(eqn.outvars[0].aval.shape)) == 1:
+        if name in _RESHAPES and _size(eqn.outvars[0]) == 1:
             self.of[eqn.outvars[0]] = self[eqn.invars[0]]
             return
         inputs = tuple(self[v] for v in eqn.invars)
@@ -200,9 +201,13 @@ def _reader(program: Program, index: Any, first: Any) -> Callable:
 
     def read(*rest: Any) -> jax.Array:
         leaves = jax.tree.leaves((first, *rest))
-        return jax.core.eval_jaxpr(sliced, program.consts, *leaves)[0].reshape(())
+        return eval_jaxpr(sliced, program.consts, *leaves)[0].reshape(())
 
     return read
+
+
+def _size(v: Any) -> int:
+    return int(np.prod(v.aval.shape))
 
 
 def is_selection(fn: Callable, *args: Any) -> bool:
@@ -213,12 +218,12 @@ def is_selection(fn: Callable, *args: Any) -> bool:
     tainted = set(picked)
     moves = {"dynamic_slice", "gather", "squeeze", "reshape", "slice", "copy", "transpose"}
     for eqn in program.jaxpr.eqns:
-        inputs = [v for v in eqn.invars if isinstance(v, jec.Var)]
+        inputs: list[Any] = [v for v in eqn.invars if isinstance(v, jec.Var)]
         if not any(v in tainted for v in inputs) or not any(v in live for v in eqn.outvars):
             continue
         tainted.update(eqn.outvars)
         same_size = eqn.primitive.name == "broadcast_in_dim" and (
-            eqn.outvars[0].aval.size == eqn.invars[0].aval.size
+            _size(eqn.outvars[0]) == _size(eqn.invars[0])
         )
         if (eqn.primitive.name in moves or same_size) and eqn.invars[0] in picked:
             if any(v in tainted for v in eqn.invars[1:] if isinstance(v, jec.Var)):

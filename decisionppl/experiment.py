@@ -33,7 +33,8 @@ __all__ = [
 
 _SECONDS_PER_CHUNK = 0.25
 _SECONDS_PER_CHECKPOINT = 30.0
-_programs: OrderedDict[Any, tuple[Program, float]] = OrderedDict()
+_KEPT_PROGRAMS = 16
+_programs: OrderedDict[Any, tuple[Program, Any]] = OrderedDict()
 
 
 class _Plan(NamedTuple):
@@ -42,6 +43,8 @@ class _Plan(NamedTuple):
     horizon: int
     key: jax.Array
     attrs: dict[str, Any]
+    identity: Any
+    contexts: Any
 
 
 def run(
@@ -178,7 +181,12 @@ def _plan(
     _check_capacity(inference, horizon * batch)
     loop = Loop(parts, source, batch, delay, regret, propensities)
     attrs = _attributes(model, rule, key, loop, replications)
-    return _Plan(loop, int(replications), int(horizon), key, attrs)
+    given = (
+        model, inference, rule, environment, parts.draws, constraint, batch, delay, regret,
+        propensities, int(replications),
+    )  # fmt: skip
+    identity = _identity(given, parts.actions, contexts)
+    return _Plan(loop, int(replications), int(horizon), key, attrs, identity, contexts)
 
 
 def _check_capacity(inference: Inference, rows: int) -> None:
@@ -224,20 +232,23 @@ def _attributes(
 _IDENTITY = ("model", "model_hash", "rule", "key", "replications", "batch", "delay", "draws")
 
 
-def _program(plan: _Plan) -> tuple[Program, float]:
-    """Compiled program (reused for equal parts) and seconds spent compiling it now."""
-    parts = plan.loop.decider
-    arrays = tuple((n, a.shape, str(a.dtype), np.asarray(a).tobytes())
-                   for n, a in parts.actions.items())  # fmt: skip
-    identity = (
-        parts._replace(actions={}), arrays, plan.loop._replace(decider=None), plan.replications,
-        jnp.zeros(()).dtype, jax.device_count(),
-    )  # fmt: skip
+def _identity(given: tuple, actions: dict[str, jax.Array], contexts: Any) -> Any:
+    """What a compiled program depends on, hashable; None if something is not."""
+    arrays = tuple((n, a.shape, str(a.dtype), np.asarray(a).tobytes()) for n, a in actions.items())
+    table = contexts
+    if contexts is not None and not callable(contexts):
+        table = tuple(id(x) for x in jax.tree.leaves(contexts))
+    name = (*given, arrays, table, str(jnp.zeros(()).dtype), jax.device_count())
     try:
-        name = (tuple(x if not isinstance(x, dict) else () for x in identity[0]), *identity[1:])
         hash(name)
     except TypeError:
-        name = None
+        return None
+    return name
+
+
+def _program(plan: _Plan) -> tuple[Program, float]:
+    """Compiled program (kept for equal parts) and seconds spent compiling it now."""
+    name = plan.identity
     if name is not None and name in _programs:
         _programs.move_to_end(name)
         return _programs[name][0], 0.0
@@ -245,8 +256,9 @@ def _program(plan: _Plan) -> tuple[Program, float]:
     program = compile_loop(plan.loop, plan.replications)
     seconds = time.perf_counter() - started
     if name is not None:
-        _programs[name] = (program, seconds)
-        if len(_programs) > 16:
+        # the contexts are kept alive, so that their identity in the name stays theirs
+        _programs[name] = (program, plan.contexts)
+        if len(_programs) > _KEPT_PROGRAMS:
             _programs.popitem(last=False)
     return program, seconds
 

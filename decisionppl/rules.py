@@ -32,6 +32,7 @@ import jax.numpy as jnp
 import numpyro.distributions as dist
 
 from decisionppl import _acquisition as acq
+from decisionppl import _posterior as post
 
 __all__ = [
     "Choice",
@@ -101,8 +102,8 @@ def thompson(
     References:
       Thompson, 1933; Russo et al., A Tutorial on Thompson Sampling, arXiv 1707.02038.
     """
-    acq.check_draws(num_draws)
-    known = acq.posterior(utility, mask, cost)
+    post.check_draws(num_draws)
+    known = post.posterior(utility, mask, cost)
     draw_key, tie_key, law_key = jax.random.split(key, 3)
     action = _sample(tie_key, acq.shares(known.one_draw(draw_key), known.mask))
     law = known.probability_of_best(law_key, num_draws)
@@ -134,8 +135,8 @@ def probability_of_best(
       >>> int(choice.action), [round(p, 3) for p in choice.scores.tolist()]
       (1, [0.421, 0.579])
     """
-    acq.check_draws(num_draws)
-    known = acq.posterior(utility, mask, cost)
+    post.check_draws(num_draws)
+    known = post.posterior(utility, mask, cost)
     tie_key, law_key = jax.random.split(key)
     return _maximise(tie_key, known.probability_of_best(law_key, num_draws), known.mask)
 
@@ -180,9 +181,9 @@ def top_two(
     References:
       Russo, Simple Bayesian Algorithms for Best-Arm Identification, arXiv 1602.08448, section 4.
     """
-    acq.check_inside("beta", beta, closed=True)
-    acq.check_draws(num_draws)
-    known = acq.posterior(utility, mask, cost)
+    post.check_inside("beta", beta, closed=True)
+    post.check_draws(num_draws)
+    known = post.posterior(utility, mask, cost)
     choice_key, law_key = jax.random.split(key)
     best = known.probability_of_best(law_key, num_draws)
     law = acq.top_two_law(best, known.moments()[0], known.mask, beta)
@@ -209,7 +210,7 @@ def greedy(key: Array, utility: Utility, *, mask: Vector = None, cost: Vector = 
       >>> greedy(jax.random.key(0), jnp.array([[0.0, 2.0], [1.0, 1.0]])).scores.tolist()
       [0.5, 1.5]
     """
-    known = acq.posterior(utility, mask, cost)
+    known = post.posterior(utility, mask, cost)
     return _maximise(key, known.moments()[0], known.mask)
 
 
@@ -246,8 +247,8 @@ def ucb(
     References:
       Kaufmann, Cappe and Garivier, On Bayesian Upper Confidence Bounds, AISTATS 2012.
     """
-    acq.check_inside("quantile", quantile, closed=False)
-    known = acq.posterior(utility, mask, cost)
+    post.check_inside("quantile", quantile, closed=False)
+    known = post.posterior(utility, mask, cost)
     if isinstance(utility, dist.Distribution):
         mean, sd = known.moments()
         bound = mean + sd * jax.scipy.special.ndtri(jnp.asarray(quantile, mean.dtype))
@@ -280,8 +281,8 @@ def epsilon_greedy(
       >>> choice.probabilities.tolist()
       [0.25, 0.75]
     """
-    acq.check_inside("epsilon", epsilon, closed=True)
-    known = acq.posterior(utility, mask, cost)
+    post.check_inside("epsilon", epsilon, closed=True)
+    known = post.posterior(utility, mask, cost)
     mean = known.moments()[0]
     even = acq.shares(jnp.zeros_like(mean), known.mask)
     law = (1 - epsilon) * acq.shares(mean, known.mask) + epsilon * even
@@ -309,7 +310,7 @@ def uniform(key: Array, utility: Utility, *, mask: Vector = None, cost: Vector =
       >>> uniform(jax.random.key(0), jnp.ones((1, 3)), mask=mask).probabilities.tolist()
       [0.5, 0.0, 0.5]
     """
-    known = acq.posterior(utility, mask, cost)
+    known = post.posterior(utility, mask, cost)
     return _maximise(key, jnp.zeros_like(known.moments()[0]), known.mask)
 
 
@@ -347,11 +348,11 @@ def information_directed(
       Russo and Van Roy, Learning to Optimize via Information-Directed Sampling, arXiv 1403.5556,
       Proposition 6 (two actions) and section 6.3 (variance).
     """
-    acq.check_draws(num_draws)
-    known = acq.posterior(utility, mask)
+    post.check_draws(num_draws)
+    known = post.posterior(utility, mask)
     draw_key, choice_key = jax.random.split(key)
     regret, gain = acq.regret_and_gain(known.draws(draw_key, num_draws), known.mask)
-    gain = gain / acq.check_cost(cost, gain.shape[0])
+    gain = gain / post.check_cost(cost, gain.shape[0])
     law = acq.two_point_law(regret, gain, known.mask)
     scores = _masked(-acq.information_ratio(regret, gain), known.mask)
     return Choice(_sample(choice_key, law), law, scores)
@@ -391,14 +392,14 @@ def expected_improvement(
     References:
       Mockus, 1975; Jones, Schonlau and Welch, 1998, equation 15.
     """
-    known = acq.posterior(utility, mask)
+    known = post.posterior(utility, mask)
     mean, sd = known.moments()
     best = _incumbent(best, mean, known.mask)
     if isinstance(utility, dist.Distribution):
         improvement = jnp.exp(acq.log_gaussian_ei(mean, sd, best))
     else:
         improvement = jnp.maximum(known.draws(key, None) - best, 0.0).mean(0)
-    return _maximise(key, improvement / acq.check_cost(cost, mean.shape[0]), known.mask)
+    return _maximise(key, improvement / post.check_cost(cost, mean.shape[0]), known.mask)
 
 
 def log_ei(
@@ -438,10 +439,10 @@ def log_ei(
     References:
       Ament et al., Unexpected Improvements to Expected Improvement, arXiv 2310.20708, equation 9.
     """
-    known = acq.posterior(utility, mask)
+    known = post.posterior(utility, mask)
     mean, sd = known.moments()
     score = acq.log_gaussian_ei(mean, sd, _incumbent(best, mean, known.mask))
-    return _maximise(key, score - jnp.log(acq.check_cost(cost, mean.shape[0])), known.mask)
+    return _maximise(key, score - jnp.log(post.check_cost(cost, mean.shape[0])), known.mask)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -515,8 +516,8 @@ def feasible(
       >>> feasible(jnp.array([[1.0, 3.0], [2.0, 1.0]]), upper=2.0).tolist()
       [True, False]
     """
-    acq.check_inside("probability", probability, closed=True)
-    values, actions = acq.matrix(values, "values")
+    post.check_inside("probability", probability, closed=True)
+    values, actions = post.matrix(values, "values")
     if lower is None and upper is None:
         raise ValueError("feasible needs a limit; got neither lower nor upper.")
     inside = jnp.ones(values.shape, bool)

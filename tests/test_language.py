@@ -125,8 +125,10 @@ def test_feedback_policy_sees_given_and_space():
         return (given < 2).astype(int)
 
     with jax.checking_leaks():
-        trace = jax.jit(lambda key: {
-            n: s["value"] for n, s in dp.play(chain, key, policy=policy)().items()})(KEY)  # fmt: skip
+        play = dp.play
+        trace = jax.jit(lambda key: {n: s["value"] for n, s in play(chain, key, policy)().items()})(
+            KEY
+        )
     state = np.concatenate([[0.0], np.asarray(trace["state"])[:-1]])
     assert np.asarray(trace["treat"]).tolist() == (state < 2).astype(int).tolist()
     assert seen["space"].startswith("Bernoulli")

@@ -20,7 +20,10 @@ _CHUNK_DECISIONS = 1 << 20
 _LONGEST_CHUNK = 1 << 14
 # what is computed ahead for a block of rounds
 _BLOCK_BYTES = 1 << 26
-_LONGEST_BLOCK = 256
+_LONGEST_BLOCK = 64
+# beliefs of replications that run side by side on a CPU
+_GROUP_BYTES = 1 << 17
+_SMALLEST_GROUP = 16
 
 
 class Delay(NamedTuple):
@@ -182,6 +185,10 @@ def initial_carry(loop: Loop, key: jax.Array) -> Carry:
     return Carry(run_key, belief, state, pending, jnp.full(shape, -1, jnp.int32))
 
 
+def _add_axis(tree: Any) -> Any:
+    return jax.tree.map(lambda x: x[None], tree)
+
+
 class Program(NamedTuple):
     """The compiled loop.
 
@@ -204,15 +211,29 @@ def _mesh(replications: int) -> Mesh | None:
     return Mesh(np.asarray(devices[:count]), ("batch",)) if count > 1 else None
 
 
+def _group_size(carry: Carry) -> int:
+    """Replications that run side by side: on a CPU, as many as stay in its cache."""
+    total = carry.key.shape[0]
+    if jax.default_backend() != "cpu":
+        return total
+    leaves = jax.tree.leaves((carry.belief, carry.pending))
+    each = max(1, sum(x.size * x.dtype.itemsize for x in leaves) // total)
+    fitting = max(_SMALLEST_GROUP, _GROUP_BYTES // each)
+    return max(n for n in range(1, total + 1) if total % n == 0 and n <= max(fitting, 1))
+
+
 def compile_loop(loop: Loop, replications: int) -> Program:
     """One program for any number of rounds: a chunk's number of rounds is an input."""
     length = _CHUNK_DECISIONS // (replications * loop.batch)
     length = max(16, min(_LONGEST_CHUNK, 1 << max(length.bit_length() - 1, 0)))
 
     def chunk(carry: Carry, t0: jax.Array, n: jax.Array) -> tuple[Carry, Any]:
-        rounds = jax.vmap(
-            lambda c, t: _round(loop, c, t, _round_keys(loop, c.key, t)), in_axes=(0, None)
-        )
+        def one(carry: Carry, t: jax.Array) -> tuple:
+            return _round(loop, carry, t, _round_keys(loop, carry.key, t))
+
+        rounds = jax.vmap(one, in_axes=(0, None))
+        if carry.key.shape[0] == 1:  # unmapped, updates stay in place
+            rounds = lambda c, t: _add_axis(one(jax.tree.map(lambda x: x[0], c), t))  # noqa: E731
         shapes: list[Any] = []
 
         def body(*inputs: Any) -> Any:
@@ -231,6 +252,8 @@ def compile_loop(loop: Loop, replications: int) -> Program:
         empty = jax.tree.map(lambda s: jnp.zeros((length, *s.shape), s.dtype), shapes[0][1])
         fixed = [x for x, k in zip(jax.tree.leaves(carry), known, strict=True) if k]
 
+        take, put = jax.lax.dynamic_index_in_dim, jax.lax.dynamic_update_index_in_dim
+
         def rounds_of_block(b: jax.Array, state: tuple) -> tuple:
             start = b * block
             times = t0 + start + jnp.arange(block, dtype=t0.dtype)
@@ -238,10 +261,10 @@ def compile_loop(loop: Loop, replications: int) -> Program:
 
             def advance(i: jax.Array, state: tuple) -> tuple:
                 carry, records = state
-                now = jax.tree.map(lambda x: x[i], kept)
+                now = jax.tree.map(lambda x: take(x, i, 0, keepdims=False), kept)
                 out = parts.late(now, *jax.tree.leaves((carry, times[i])))
                 carry, record = jax.tree.unflatten(structure, out)
-                return carry, jax.tree.map(lambda r, x: r.at[start + i].set(x), records, record)
+                return carry, jax.tree.map(lambda r, x: put(r, x, start + i, 0), records, record)
 
             last = jnp.minimum(n - start, block)
             return jax.lax.fori_loop(jnp.zeros((), t0.dtype), last, advance, state)
@@ -249,11 +272,25 @@ def compile_loop(loop: Loop, replications: int) -> Program:
         blocks = (n + block - 1) // block
         return jax.lax.fori_loop(jnp.zeros((), t0.dtype), blocks, rounds_of_block, (carry, empty))
 
+    def grouped(carry: Carry, t0: jax.Array, n: jax.Array) -> tuple[Carry, Any]:
+        total = carry.key.shape[0]
+        size = _group_size(carry)
+        if size == total:
+            return chunk(carry, t0, n)
+        groups = jax.tree.map(lambda x: x.reshape(total // size, size, *x.shape[1:]), carry)
+        carry, records = jax.lax.map(lambda c: chunk(c, t0, n), groups)
+        carry = jax.tree.map(lambda x: x.reshape(total, *x.shape[2:]), carry)
+        records = jax.tree.map(
+            lambda x: jnp.moveaxis(x, 0, 1).reshape(x.shape[1], total, *x.shape[3:]), records
+        )
+        return carry, records
+
     mesh = _mesh(replications)
+    program = grouped
     if mesh is not None:
         across, along = PartitionSpec("batch"), PartitionSpec(None, "batch")
-        chunk = jax.shard_map(
-            chunk,
+        program = jax.shard_map(
+            grouped,
             mesh=mesh,
             in_specs=(across, PartitionSpec(), PartitionSpec()),
             out_specs=(across, along),
@@ -262,5 +299,5 @@ def compile_loop(loop: Loop, replications: int) -> Program:
     start = jax.jit(jax.vmap(lambda key: initial_carry(loop, key)))
     shape = jax.eval_shape(start, jax.random.split(jax.random.key(0), replications))
     number = jax.ShapeDtypeStruct((), jnp.int32)
-    compiled = jax.jit(chunk, donate_argnums=0).lower(shape, number, number).compile()
+    compiled = jax.jit(program, donate_argnums=0).lower(shape, number, number).compile()
     return Program(start, compiled, length)

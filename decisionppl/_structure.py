@@ -37,6 +37,15 @@ def _inner(eqn: Any) -> Any:
     return closed if hasattr(closed, "consts") else None
 
 
+def _bind(eqn: Any, values: Sequence) -> Sequence:
+    """Evaluate one equation."""
+    bind = eqn.primitive.get_bind_params(eqn.params)
+    # older JAX returns (functions, params), newer JAX params alone
+    functions, params = bind if isinstance(bind, tuple) else ((), bind)
+    out = eqn.primitive.bind(*functions, *values, **params)
+    return out if eqn.primitive.multiple_results else [out]
+
+
 def _interpret(jaxpr: jec.Jaxpr, consts: Sequence, args: Sequence) -> list:
     """Evaluate with nested calls opened up, so that tracing gives one flat program."""
     env: dict[Any, Any] = {}
@@ -52,11 +61,7 @@ def _interpret(jaxpr: jec.Jaxpr, consts: Sequence, args: Sequence) -> list:
         if inner is not None:
             out = _interpret(inner.jaxpr, inner.consts, values)
         else:
-            bind = eqn.primitive.get_bind_params(eqn.params)
-            # older JAX returns (functions, params), newer JAX params alone
-            functions, params = bind if isinstance(bind, tuple) else ((), bind)
-            out = eqn.primitive.bind(*functions, *values, **params)
-            out = out if eqn.primitive.multiple_results else [out]
+            out = _bind(eqn, values)
         env.update(zip(eqn.outvars, out, strict=True))
     return [read(v) for v in jaxpr.outvars]
 
@@ -152,7 +157,21 @@ class _Names:
             self.of[v] = self._number((name, str(eqn.params), inputs, i))
 
 
-def selected_row(fn: Callable, *args: Any) -> Callable | None:
+class RowProgram(NamedTuple):
+    """A function that reads one row of its first argument's leaves.
+
+    Attributes:
+        index: `(*args[1:]) -> index` of that row; it may depend on all other arguments.
+        local: the function with that row itself (leaves without the leading axis) in place
+            of its first argument; output leaves as a list. No gather is left, so none has
+            to be transposed into a scatter by a derivative.
+    """
+
+    index: Callable
+    local: Callable
+
+
+def selected_row(fn: Callable, *args: Any) -> RowProgram | None:
     """The row of the first argument's leaves that `fn` reads, if it reads only one.
 
     Args:
@@ -160,15 +179,16 @@ def selected_row(fn: Callable, *args: Any) -> Callable | None:
         *args: example arguments.
 
     Returns:
-        A function `(*args[1:]) -> index` of that row, or None when no proof was found that
-        every leaf is read at one and the same row (which may depend on other arguments).
+        A `RowProgram`, or None when no proof was found that every leaf is read at one and
+        the same row.
     """
     program = flatten(fn, *args)
     live, names = _used(program.jaxpr), _Names(program)
     whole = {v for v in program.arguments[0] if v in live}
     tainted = set(whole)  # depends on the first argument
     index: Any = None
-    for eqn in program.jaxpr.eqns:
+    reads: set[int] = set()
+    for i, eqn in enumerate(program.jaxpr.eqns):
         names.record(eqn)
         inputs = [v for v in eqn.invars if isinstance(v, jec.Var)]
         if not any(v in tainted for v in inputs) or not any(v in live for v in eqn.outvars):
@@ -186,9 +206,10 @@ def selected_row(fn: Callable, *args: Any) -> Callable | None:
         if index is not None and names[index] != names[row]:
             return None
         index = row
+        reads.add(i)
     if index is None or any(v in whole for v in program.jaxpr.outvars):
         return None
-    return _reader(program, index, args[0])
+    return RowProgram(_reader(program, index, args[0]), _local(program, live, reads))
 
 
 def _reader(program: Program, index: Any, first: Any) -> Callable:
@@ -204,6 +225,31 @@ def _reader(program: Program, index: Any, first: Any) -> Callable:
         return eval_jaxpr(sliced, program.consts, *leaves)[0].reshape(())
 
     return read
+
+
+def _local(program: Program, live: set, reads: set[int]) -> Callable:
+    """The program with each reading of a row replaced by the row that it is given."""
+    jaxpr = program.jaxpr
+
+    def local(row: Any, *rest: Any) -> list[jax.Array]:
+        given = [x[None] for x in jax.tree.leaves(row)] + jax.tree.leaves(rest)
+        env: dict[Any, Any] = dict(zip(jaxpr.constvars, program.consts, strict=True))
+        env.update(zip(jaxpr.invars, given, strict=True))
+
+        def value(v: Any) -> Any:
+            return v.val if isinstance(v, jec.Literal) else env[v]
+
+        for i, eqn in enumerate(jaxpr.eqns):
+            if not any(v in live for v in eqn.outvars):
+                continue
+            if i in reads:
+                shape = eqn.outvars[0].aval.shape  # pyright: ignore
+                env[eqn.outvars[0]] = value(eqn.invars[0]).reshape(shape)
+                continue
+            env.update(zip(eqn.outvars, _bind(eqn, [value(v) for v in eqn.invars]), strict=True))
+        return [value(v) for v in jaxpr.outvars]
+
+    return local
 
 
 def _size(v: Any) -> int:

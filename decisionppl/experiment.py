@@ -31,6 +31,7 @@ __all__ = [
     "run",
 ]
 
+_FIRST_CHUNK = 256
 _SECONDS_PER_CHUNK = 0.25
 _SECONDS_PER_CHECKPOINT = 30.0
 _KEPT_PROGRAMS = 16
@@ -293,7 +294,8 @@ def _drive(
 
     first = 0 if done is None else done.rounds
     records: list[dict[str, np.ndarray]] = []
-    t, size, spent, saved = first, 16, 0.0, time.perf_counter()
+    started = saved = time.perf_counter()
+    t, size = first, _FIRST_CHUNK
     quiet = None if progress is None else not progress
     bar = tqdm(total=plan.horizon, initial=first, unit="round", disable=quiet, leave=False)
     try:
@@ -303,15 +305,17 @@ def _drive(
             carry, out = program.chunk(carry, np.int32(t), np.int32(n))
             records.append({k: np.asarray(v[:n]) for k, v in out.items()})
             lasted = time.perf_counter() - begun
-            t, spent = t + n, spent + lasted
+            t += n
             bar.update(n)
             # the number of rounds is an input of the program: longer chunks cost no compilation
             if lasted < 0.5 * _SECONDS_PER_CHUNK:
-                size = min(4 * n, program.length)
+                size = min(8 * n, program.length)
             elif lasted > 2 * _SECONDS_PER_CHUNK:
                 size = max(n // 2, 1)
             if checkpoint is not None and begun - saved > _SECONDS_PER_CHECKPOINT:
-                _result(plan, carry, records, done, compile_seconds, spent).save(checkpoint)
+                _result(plan, carry, records, done, compile_seconds, begun - started).save(
+                    checkpoint
+                )
                 saved = time.perf_counter()
     except KeyboardInterrupt:
         if len(records) == 0 and done is None:
@@ -323,6 +327,7 @@ def _drive(
         )
     finally:
         bar.close()
+    spent = time.perf_counter() - started
     result = _result(plan, carry, records, done, compile_seconds, spent)
     if checkpoint is not None:
         result.save(checkpoint)

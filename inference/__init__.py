@@ -9,7 +9,17 @@ if not __name__.startswith("decisionppl."):
 from decisionppl._inference import Inference, Rows, observe
 from decisionppl.inference.conjugate import conjugate
 from decisionppl.inference.laplace import laplace
-from decisionppl.inference.nuts import nuts
+from decisionppl.inference.nuts import diagnostics, nuts, posterior
 from decisionppl.inference.svi import svi
 
-__all__ = ["Inference", "Rows", "conjugate", "laplace", "nuts", "observe", "svi"]
+__all__ = [
+    "Inference",
+    "Rows",
+    "conjugate",
+    "diagnostics",
+    "laplace",
+    "nuts",
+    "observe",
+    "posterior",
+    "svi",
+]

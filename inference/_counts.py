@@ -118,7 +118,7 @@ def count_engine(model: Callable, args: tuple, name: str, logged: list[str]) -> 
 
     def sample(key: Any, belief: jax.Array, num_worlds: int) -> dict[str, jax.Array]:
         law: dist.Distribution = type(prior)(*belief)
-        return {name: law.sample(key, (num_worlds,))}
+        return {name: jnp.asarray(law.sample(key, (num_worlds,)))}
 
     return Inference(init, update, sample)
 

@@ -65,13 +65,17 @@ class Layout(NamedTuple):
         unravel = ravel_pytree(self._one())[1]
         return jax.vmap(unravel)(blocks) if self.blocked else unravel(blocks[0])
 
+    def one(self, block: jax.Array) -> dict[str, jax.Array]:
+        """One block [dim] -> its values, without the leading axis."""
+        return ravel_pytree(self._one())[1](block)
+
     def spread(self, block: jax.Array) -> dict[str, jax.Array]:
         """One block [dim] -> values in which every block equals it.
 
         A program that reads a single row of its latents gives the same result on these as
         on the full values, and never needs the others.
         """
-        one = ravel_pytree(self._one())[1](block)
+        one = self.one(block)
         if not self.blocked:
             return one
         return {n: jnp.broadcast_to(one[n], p.shape) for n, p in self.prototype.items()}
@@ -131,7 +135,7 @@ class JointNormal(dist.Distribution):
     """
 
     arg_constraints = {"loc": constraints.real_vector, "factor": constraints.real}  # noqa: RUF012
-    support = constraints.real_vector
+    support = constraints.real_vector  # pyright: ignore
 
     def __init__(self, loc: Any, factor: Any, *, validate_args: bool | None = None) -> None:
         self.loc, self.factor = loc, factor

@@ -116,7 +116,7 @@ def absorb_row(belief: Gaussian, terms: Terms, row: tuple, block: jax.Array, mas
 
     Costs O(dim^2) per Newton step for a scalar outcome, no factorisation.
     """
-    mean, root = belief.mean[block], belief.root[block]
+    mean, root = (_read(x, block) for x in belief)
     keep = lambda x: jnp.where(mask, x, 0.0)  # noqa: E731
 
     def objective(u: jax.Array) -> jax.Array:
@@ -135,9 +135,30 @@ def absorb_row(belief: Gaussian, terms: Terms, row: tuple, block: jax.Array, mas
     mode = mean + root @ u
     whitened = root.T @ keep(terms.curvature(mode, row))
     updated = Gaussian(
-        belief.mean.at[block].set(mode), belief.root.at[block].set(shrink(root, whitened))
+        _write(belief.mean, mode, block), _write(belief.root, shrink(root, whitened), block)
     )
     return updated, u, mode
+
+
+# Mapped over replications, a gather or scatter runs row by row on a CPU, where passing over
+# all blocks vectorises; that is cheaper while they are small.
+_SMALL = 1 << 13
+
+
+def _read(x: jax.Array, block: jax.Array) -> jax.Array:
+    if x.size > _SMALL or x.shape[0] == 1:
+        return jax.lax.dynamic_index_in_dim(x, block, 0, keepdims=False)
+    return jnp.sum(jnp.where(_chosen(x, block), x, 0.0), axis=0)
+
+
+def _write(x: jax.Array, value: jax.Array, block: jax.Array) -> jax.Array:
+    if x.size > _SMALL or x.shape[0] == 1:
+        return jax.lax.dynamic_update_index_in_dim(x, value, block, 0)
+    return jnp.where(_chosen(x, block), value, x)
+
+
+def _chosen(x: jax.Array, block: jax.Array) -> jax.Array:
+    return (jnp.arange(x.shape[0]) == block).reshape(-1, *(1,) * (x.ndim - 1))
 
 
 def _small_solve(g: jax.Array, b: jax.Array) -> jax.Array:

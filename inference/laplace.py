@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
+from jax.core import Tracer
 
 from decisionppl._inference import Inference, Rows
 from decisionppl._play import play
@@ -63,8 +64,10 @@ def _layout(latents: Latents, row_value: Callable) -> tuple[Layout, Callable | N
     leading = {p.shape[:1] for p in latents.prototype.values()}
     if len(leading) != 1 or leading == {()} or leading <= {(1,)}:
         return _whole(latents), None
-    reader = selected_row(row_value, latents.prototype, latents.args, latents.sites)
-    return Layout(latents.prototype, reader is not None), reader
+    rows = selected_row(row_value, latents.prototype, latents.args, latents.sites)
+    if rows is None:
+        return _whole(latents), None
+    return Layout(latents.prototype, True), rows.index
 
 
 def analyse(model: Callable, args: tuple, *, blocked: bool = True) -> Parts:
@@ -102,15 +105,21 @@ def _terms(latents: Latents, layout: Layout, row_value: Callable, names: frozens
     check_logged(latents.model, latents.args, sites, latents.constrain(latents.prototype))
 
     def value(v: jax.Array, row: tuple) -> jax.Array:
-        return row_value(layout.spread(v), *row)
+        return local_value(layout.one(v), *row)[0]
 
     def leaves(v: jax.Array, row: tuple) -> list[jax.Array]:
-        world, (args, sites) = latents.constrain(layout.spread(v)), row
+        return local_leaves(layout.one(v), *row)
+
+    def law_leaves(z: Values, args: tuple, sites: Values) -> list[jax.Array]:
+        world = latents.constrain(z)
         trace = play(latents.model, jax.random.key(0), world=world, data=sites)(*args)
         found = [jax.tree.leaves(s["fn"]) for s in logged_sites(trace, sites).values()]
         flat = [jnp.asarray(x) for leaf in found for x in leaf]
         return [x.ravel() for x in flat if jnp.issubdtype(x.dtype, jnp.floating)]
 
+    example = (latents.prototype, latents.args, sites)
+    local_value = _localised(lambda *x: [row_value(*x)], layout, example)
+    local_leaves = _localised(law_leaves, layout, example)
     v, row = jnp.zeros(layout.dim), (latents.args, sites)
     varies = dependent_outputs(leaves, 0, v, row)
     count = sum(x.size for x, d in zip(leaves(v, row), varies, strict=True) if d)
@@ -121,6 +130,18 @@ def _terms(latents: Latents, layout: Layout, row_value: Callable, names: frozens
 
     curvature = curvature_of(value, parameters, max(count, 1), layout.dim)
     return Terms(value, curvature, is_quadratic(value, v, row))
+
+
+def _localised(fn: Callable, layout: Layout, example: tuple) -> Callable:
+    """`fn` as a function of the block that it reads; the whole is one block if not blocked."""
+    if not layout.blocked:
+        return fn
+    rows = selected_row(fn, *example)
+    if rows is None:  # nothing of the latents is read, so any block will do
+        return lambda one, *rest: fn(
+            {n: jnp.broadcast_to(x, layout.prototype[n].shape) for n, x in one.items()}, *rest
+        )
+    return rows.local
 
 
 def absorb(parts: Parts, belief: Gaussian, rows: Rows) -> tuple[Gaussian, jax.Array, jax.Array]:
@@ -150,20 +171,20 @@ def _predictor(parts: Parts) -> Callable | None:
     example = (latents.prototype, key, actions, latents.args, contexts)
     if not is_affine(value, *example) or depends(value, 1, *example):
         return None
-    reader = selected_row(value, *example) if layout.blocked else None
-    fixed = reader is not None and not any(
-        depends(lambda *rest: reader(*rest), i, *example[1:]) for i in (2, 3)
+    rows = selected_row(value, *example) if layout.blocked else None
+    fixed = rows is not None and not any(
+        depends(lambda *rest: rows.index(*rest), i, *example[1:]) for i in (2, 3)
     )
 
     def blocks_of(actions: Values) -> Any:
         """Block per action if that is known now and no two actions share one, else None."""
-        if not fixed or any(isinstance(a, jax.core.Tracer) for a in jax.tree.leaves(actions)):
+        if not fixed or any(isinstance(a, Tracer) for a in jax.tree.leaves(actions)):
             return None
         known = tuple(np.asarray(actions[n]).tobytes() for n in sorted(actions))
         if known not in blocks:
             # also when called while tracing: the actions are known, so their blocks are too
             with jax.ensure_compile_time_eval():
-                at = jax.jit(jax.vmap(lambda a: reader(key, a, latents.args, contexts)))
+                at = jax.jit(jax.vmap(lambda a: rows.index(key, a, latents.args, contexts)))
                 blocks[known] = np.asarray(at(actions))
         index = blocks[known]
         return index if len(set(index.tolist())) == len(index) else None
@@ -180,16 +201,17 @@ def _predictor(parts: Parts) -> Callable | None:
             actions = as_actions(model, actions, *latents.args)
         data = contexts if data is None else data
         index = blocks_of(actions)
-        if index is None:
+        if index is None or rows is None:
             return _joint(value, belief, layout, (actions, args, data))
         mean, root = belief.mean, belief.root
         if index.tolist() != list(range(layout.num_blocks)):
             mean, root = mean[index], root[index]
 
         def one(m: jax.Array, s: jax.Array, action: Values) -> tuple[jax.Array, jax.Array]:
-            at = lambda v: value(layout.spread(v), key, action, args, data)  # noqa: E731
+            at = lambda v: rows.local(layout.one(v), key, action, args, data)[0]  # noqa: E731
             loc, slope = jax.value_and_grad(at)(m)
-            return loc, jnp.sqrt(jnp.sum((s.T @ slope) ** 2))
+            # a sum rather than a matrix product: on a CPU that would transpose every root
+            return loc, jnp.sqrt(jnp.sum(jnp.sum(s * slope[:, None], axis=0) ** 2))
 
         loc, scale = jax.vmap(one)(mean, root, actions)
         return dist.Normal(loc, scale)

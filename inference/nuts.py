@@ -206,7 +206,7 @@ def _report(stats: Stats) -> None:
     if np.any(stats.divergences):
         warnings.warn(
             "NUTS transitions diverged, so the draws may be biased: see "
-            "inference.nuts.diagnostics(belief). Raise target_accept, or reparametrise the "
+            "inference.diagnostics(belief). Raise target_accept, or reparametrise the "
             "model (non-centred scales).",
             RuntimeWarning,
             stacklevel=4,

@@ -148,7 +148,7 @@ def items(
 
     def model(features: Any, offered: Any) -> None:
         w = numpyro.sample("w", dist.Normal(0, prior_scale).expand([dim]).to_event(1))
-        offer = dist.Categorical(probs=offered / jnp.sum(offered))
+        offer = dist.CategoricalProbs(offered / jnp.sum(offered))
         item = dp.action("item", offer, given=features)
         dp.reward("reward", dist.Normal(features[item] @ w, noise))
 

@@ -15,6 +15,9 @@ from decisionppl.models import bandits
 
 KEY = jax.random.key(0)
 
+# chains of twenty transitions are not meant to have converged
+pytestmark = pytest.mark.filterwarnings("ignore:NUTS transitions diverged:RuntimeWarning")
+
 
 def beta_bernoulli():
     return bandits.beta_bernoulli(3), (), {"arm": [0, 1, 1, 2], "reward": [1, 0, 1, 1]}

@@ -5,6 +5,7 @@ from typing import Any
 
 from decisionppl import rules
 from decisionppl._act import act
+from decisionppl._cache import enable_compilation_cache
 from decisionppl._inference import Inference, Rows, observe
 from decisionppl._play import play
 from decisionppl._roles import action, context, cost, outcome, reward, role_of, state
@@ -22,6 +23,7 @@ __all__ = [
     "action_space",
     "context",
     "cost",
+    "enable_compilation_cache",
     "expectations",
     "experiment",
     "inference",

@@ -35,8 +35,12 @@ def safe_sqrt(variance):
 
 def shares(values, mask):
     """The uniform law on the feasible maximisers of each row; values [..., actions]."""
-    top = jnp.where(mask, values, -jnp.inf).max(-1, keepdims=True)
-    tied = (mask & (values == top)).astype(values.dtype)
+    # Compared with themselves, values must be the same numbers: without the barrier a compiler
+    # may compute them twice, rounded differently, and then nothing equals the maximum.
+    values = jax.lax.optimization_barrier(jnp.where(mask, values, -jnp.inf))
+    top = values.max(-1, keepdims=True)
+    first = jnp.arange(values.shape[-1]) == values.argmax(-1, keepdims=True)
+    tied = (mask & ((values == top) | first)).astype(values.dtype)
     return tied / jnp.maximum(tied.sum(-1, keepdims=True), 1)
 
 

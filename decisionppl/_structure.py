@@ -21,6 +21,27 @@ _ELEMENTWISE = {
     "logistic", "neg", "sqrt", "rsqrt", "square", "tanh", "sin", "cos", "erf", "sign", "cbrt",
 }  # fmt: skip
 
+# Smooth functions of what they are given, and of all of it where more is given.
+_SMOOTH = {
+    "acos", "add", "add_any", "asinh", "atan", "broadcast_in_dim", "cbrt", "cholesky",
+    "concatenate", "convert_element_type", "copy", "cos", "cosh", "cumsum", "digamma", "div",
+    "dot_general", "dynamic_slice", "dynamic_update_slice", "erf", "erfc", "exp", "exp2",
+    "expand_dims", "expm1", "gather", "integer_pow", "lgamma", "log", "log1p", "logistic", "mul",
+    "neg", "pad", "pow", "reduce_prod", "reduce_sum", "reshape", "rev", "rsqrt", "scatter",
+    "scatter-add", "scatter-mul", "select_n", "sin", "sinh", "slice", "split", "sqrt", "square",
+    "squeeze", "sub", "tan", "tanh", "transpose", "triangular_solve",
+}  # fmt: skip
+# inputs that choose what is taken rather than being taken
+_CHOOSING: dict[str, Callable[[int], range | list[int]]] = {
+    "select_n": lambda n: [0],
+    "gather": lambda n: [1],
+    "dynamic_slice": lambda n: range(1, n),
+    "dynamic_update_slice": lambda n: range(2, n),
+    "scatter": lambda n: [1],
+    "scatter-add": lambda n: [1],
+    "scatter-mul": lambda n: [1],
+}
+
 _RESHAPES = {"broadcast_in_dim", "convert_element_type", "copy", "reshape", "squeeze"}
 
 
@@ -100,14 +121,37 @@ def dependent_outputs(fn: Callable, argument: int, *args: Any) -> list[bool]:
     return [isinstance(v, jec.Var) and v in tainted for v in program.jaxpr.outvars]
 
 
+def _is_smooth(fn: Callable, *args: Any) -> bool:
+    """Whether `fn` is built from smooth functions of its first argument; True is a proof."""
+    program = flatten(fn, *args)
+    live = _used(program.jaxpr)
+    tainted = set(program.arguments[0])
+    for eqn in program.jaxpr.eqns:
+        inputs = [isinstance(v, jec.Var) and v in tainted for v in eqn.invars]
+        if not any(inputs) or not any(v in live for v in eqn.outvars):
+            continue
+        tainted.update(eqn.outvars)
+        name = eqn.primitive.name
+        # which entries are taken must not depend on the argument
+        chooses = name in _CHOOSING and any(inputs[i] for i in _CHOOSING[name](len(inputs)))
+        floats = all(np.issubdtype(np.dtype(_dtype(v)), np.floating) for v in eqn.outvars)
+        if name not in _SMOOTH or chooses or not floats:
+            return False
+    return True
+
+
 def is_affine(fn: Callable, *args: Any) -> bool:
-    """Whether `fn` is affine in its first argument; True is a proof."""
-    return not depends(jax.jacfwd(fn), 0, *args)
+    """Whether `fn` is affine in its first argument; True is a proof.
+
+    A derivative that does not depend on the argument is not enough: steps and kinks have
+    constant derivatives too.
+    """
+    return _is_smooth(fn, *args) and not depends(jax.jacfwd(fn), 0, *args)
 
 
 def is_quadratic(fn: Callable, *args: Any) -> bool:
     """Whether the scalar `fn` is quadratic in its first argument; True is a proof."""
-    return is_affine(jax.grad(fn), *args)
+    return _is_smooth(fn, *args) and is_affine(jax.grad(fn), *args)
 
 
 def _row_index(eqn: Any, operand: Any) -> Any:
@@ -250,6 +294,10 @@ def _local(program: Program, live: set, reads: set[int]) -> Callable:
         return [value(v) for v in jaxpr.outvars]
 
     return local
+
+
+def _dtype(v: Any) -> Any:
+    return v.aval.dtype
 
 
 def _size(v: Any) -> int:

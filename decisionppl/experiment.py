@@ -267,7 +267,7 @@ def _program(plan: _Plan) -> tuple[Program, float]:
 def _start(plan: _Plan, program: Program, resume: Any) -> tuple[Carry, Result | None]:
     indices = jnp.arange(plan.replications)
     keys = jax.vmap(lambda i: jax.random.fold_in(plan.key, i))(indices)
-    carry = program.start(keys)
+    carry = jax.block_until_ready(program.start(keys))
     if resume is None:
         return carry, None
     done = resume if isinstance(resume, Result) else Result.load(resume)
@@ -303,7 +303,7 @@ def _drive(
             n = min(size, program.length, plan.horizon - t)
             begun = time.perf_counter()
             carry, out = program.chunk(carry, np.int32(t), np.int32(n))
-            records.append({k: np.asarray(v[:n]) for k, v in out.items()})
+            records.append({k: np.asarray(v)[:n].copy() for k, v in out.items()})
             lasted = time.perf_counter() - begun
             t += n
             bar.update(n)

@@ -1,6 +1,7 @@
 """The tour: contextual bandits on real images, each decision derived from a model."""
 
 import functools
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,10 +34,10 @@ def linear(x: jax.Array) -> None:
 
 
 def logistic(x: jax.Array) -> None:
-    """The same with a logistic probability of being right."""
-    w = numpyro.sample("w", dist.Normal(0, 0.3).expand([NUM_ARMS, x.shape[-1]]).to_event(2))
+    """The same with a logistic probability of being right, one in ten before anything is seen."""
+    w = numpyro.sample("w", dist.Normal(0, 1.0).expand([NUM_ARMS, x.shape[-1]]).to_event(2))
     digit = dp.action("digit", NUM_ARMS, given=x)
-    dp.reward("right", dist.BernoulliLogits(w[digit] @ x))
+    dp.reward("right", dist.BernoulliLogits(w[digit] @ x - math.log(NUM_ARMS - 1)))
 
 
 def digits() -> tuple[jax.Array, jax.Array]:

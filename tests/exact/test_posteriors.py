@@ -240,6 +240,29 @@ def test_curvature_at_a_logit_of_exactly_zero(law, rows_at_once):
     assert float(belief.mean[0, 0]) == pytest.approx(0.0, abs=1e-4 if rows_at_once == 2 else 0.1)
 
 
+def test_single_row_of_several_outcomes():
+    """One round whose two outcomes inform overlapping directions: an update of rank two."""
+    a = np.array([[1.0, 2.0, 0.5], [0.5, 1.0, -1.0]])
+    scale = np.array([1.0, 2.0, 0.5])  # unequal, or the two directions would not interact
+
+    def model():
+        w = numpyro.sample("w", dist.Normal(0, jnp.asarray(scale)).to_event(1))
+        dp.action("arm", 1)
+        dp.reward("y", dist.Normal(jnp.asarray(a) @ w, 0.5).to_event(1))
+
+    y = np.array([1.0, -2.0])
+    with jax.enable_x64(True):
+        engine = inference.conjugate(model)
+        rows = dp.observe(model, sites={"arm": [0], "y": [y]})
+        belief = engine.update(KEY, engine.init(KEY), rows)
+        covariance = np.linalg.inv(np.diag(scale**-2) + a.T @ a / 0.25)
+        np.testing.assert_allclose(
+            belief.mean[0], covariance @ a.T @ y / 0.25, rtol=1e-10, atol=1e-12
+        )
+        root = np.asarray(belief.root[0])
+        np.testing.assert_allclose(root @ root.T, covariance, rtol=1e-8, atol=1e-12)
+
+
 def test_two_parameter_likelihood():
     """Mean and scale both unknown: every row informs two directions."""
 

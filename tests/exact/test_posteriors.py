@@ -242,7 +242,7 @@ def test_curvature_at_a_logit_of_exactly_zero(law, rows_at_once):
 
 def test_single_row_of_several_outcomes():
     """One round whose two outcomes inform overlapping directions: an update of rank two."""
-    a = np.array([[1.0, 2.0, 0.5], [0.5, 1.0, -1.0]])
+    a = np.array([[1.0, 2.0, 0.5], [0.5, -0.3, 2.0]])
     scale = np.array([1.0, 2.0, 0.5])  # unequal, or the two directions would not interact
 
     def model():

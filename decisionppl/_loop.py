@@ -112,10 +112,6 @@ def typed_sites(loop: Loop, context: Context, sites: Mapping[str, Any]) -> dict[
     return typed
 
 
-def _keep(mask: jax.Array, new: Any, old: Any) -> Any:
-    return jax.tree.map(lambda a, b: jnp.where(mask, a, b), new, old)
-
-
 def _round_keys(loop: Loop, key: jax.Array, t: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Keys of round `t`: for the decisions [batch, keys], for the update."""
     keys = jax.random.split(jax.random.fold_in(key, t), loop.batch * _KEYS_PER_DECISION + 1)
@@ -219,7 +215,9 @@ def _group_size(carry: Carry) -> int:
     leaves = jax.tree.leaves((carry.belief, carry.pending))
     each = max(1, sum(x.size * x.dtype.itemsize for x in leaves) // total)
     fitting = max(_SMALLEST_GROUP, _GROUP_BYTES // each)
-    return max(n for n in range(1, total + 1) if total % n == 0 and n <= max(fitting, 1))
+    size = max(n for n in range(1, total + 1) if total % n == 0 and n <= fitting)
+    # a number of replications without a fitting divisor is not worth running one by one
+    return size if size >= _SMALLEST_GROUP else total
 
 
 def compile_loop(loop: Loop, replications: int) -> Program:

@@ -1,6 +1,7 @@
 """The sequential loop: the same numbers however it is cut, stopped, batched or delayed."""
 
 import functools
+import os
 import subprocess
 import sys
 import textwrap
@@ -13,7 +14,7 @@ import numpyro.distributions as dist
 import pytest
 
 import decisionppl as dp
-from decisionppl import experiment, inference, rules
+from decisionppl import _loop, experiment, inference, rules
 from decisionppl.models import GALLERY, bandits, build
 
 
@@ -79,8 +80,10 @@ from decisionppl import experiment, rules
 from decisionppl.models import build
 problem = build("linear", num_arms=3, dim=2)
 horizon, path = int(sys.argv[1]), sys.argv[2]
-experiment.run(problem.model, problem.engine(), rules.thompson, None, horizon, key=0,
-               replications=3, contexts=problem.contexts, checkpoint=path, progress=False)
+result = experiment.run(
+    problem.model, problem.engine(), rules.thompson, None, horizon, key=0,
+    replications=3, contexts=problem.contexts, checkpoint=path, progress=False)
+print(len(result.belief.mean.sharding.device_set))
 """
 
 
@@ -92,6 +95,25 @@ def test_checkpoint_continues_in_a_new_process(linear, engine, tmp_path):
     stored = experiment.Result.load(path)
     assert stored.data.equals(go(linear, engine, 40).data)
     assert [p.name for p in tmp_path.iterdir()] == ["run.nc"]
+
+
+def test_replications_are_spread_over_devices(linear, engine, tmp_path):
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=3"
+    path = tmp_path / "run.nc"
+    command = [sys.executable, "-c", textwrap.dedent(SCRIPT), "20", str(path)]
+    environment = {**os.environ, "XLA_FLAGS": flags}
+    done = subprocess.run(command, check=True, capture_output=True, env=environment, text=True)
+    assert done.stdout.strip() == "3"
+    stored = experiment.Result.load(path)
+    np.testing.assert_array_equal(stored.data.arm, go(linear, engine, 20).data.arm)
+
+
+@pytest.mark.parametrize(("total", "size"), [(1, 1), (10, 10), (64, 32), (1009, 1009)])
+def test_groups_of_replications(total, size):
+    belief = jnp.zeros((total, 1024))  # 4 KiB each, so that 32 of them fit
+    nothing = jnp.zeros(0)
+    carry = _loop.Carry(jnp.zeros((total, 2)), belief, (), dp.Rows((), {}, nothing), nothing)
+    assert _loop._group_size(carry) == size
 
 
 def test_resuming_another_experiment_is_refused(linear, engine):

@@ -35,11 +35,12 @@ __all__ = [
     "role_of",
     "rules",
     "state",
+    "testing",
     "utility",
 ]
 
 # Imported on first use, so that `import decisionppl` stays light.
-_LAZY = ("cli", "experiment", "inference", "models", "plots")
+_LAZY = ("cli", "experiment", "inference", "models", "plots", "testing")
 
 
 def __getattr__(name: str) -> Any:

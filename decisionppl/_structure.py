@@ -114,11 +114,44 @@ def depends(fn: Callable, argument: int, *args: Any) -> bool:
 def dependent_outputs(fn: Callable, argument: int, *args: Any) -> list[bool]:
     """Per output leaf of `fn(*args)`: whether it can depend on an argument; False is a proof."""
     program = flatten(fn, *args)
-    tainted = set(program.arguments[argument])
-    for eqn in program.jaxpr.eqns:
-        if any(isinstance(v, jec.Var) and v in tainted for v in eqn.invars):
-            tainted.update(eqn.outvars)
-    return [isinstance(v, jec.Var) and v in tainted for v in program.jaxpr.outvars]
+    moving = set(program.arguments[argument])
+    return _moved(program.jaxpr, [v in moving for v in program.jaxpr.invars])
+
+
+def _moved(jaxpr: jec.Jaxpr, inputs: Sequence[bool]) -> list[bool]:
+    """Per output: whether it can depend on one of the inputs that are True."""
+    moving = {v for v, m in zip(jaxpr.invars, inputs, strict=True) if m}
+
+    def of(variables: Sequence) -> list[bool]:
+        return [isinstance(v, jec.Var) and v in moving for v in variables]
+
+    for eqn in jaxpr.eqns:
+        flags = of(eqn.invars)
+        if any(flags):
+            moved = _moved_by(eqn, flags)
+            moving.update(v for v, m in zip(eqn.outvars, moved, strict=True) if m)
+    return of(jaxpr.outvars)
+
+
+def _moved_by(eqn: Any, flags: list[bool]) -> list[bool]:
+    """The same for one equation, looking into loops and branches."""
+    name, params = eqn.primitive.name, eqn.params
+    if name in _CALLS and _inner(eqn) is not None:
+        return _moved(_inner(eqn).jaxpr, flags)
+    if name == "scan":
+        first, last = params["num_consts"], params["num_consts"] + params["num_carry"]
+        body, width = params["jaxpr"].jaxpr, params["num_carry"]
+        carry, out = flags[first:last], []
+        while True:
+            out = _moved(body, [*flags[:first], *carry, *flags[last:]])
+            grown = [a or b for a, b in zip(carry, out[:width], strict=True)]
+            if grown == carry:
+                return [*carry, *out[width:]]
+            carry = grown
+    if name == "cond" and not flags[0]:
+        branches = [_moved(b.jaxpr, flags[1:]) for b in params["branches"]]
+        return [any(moved) for moved in zip(*branches, strict=True)]
+    return [True] * len(eqn.outvars)
 
 
 def _is_smooth(fn: Callable, *args: Any) -> bool:

@@ -1,4 +1,4 @@
-"""The command line: `decisionppl tour`, `decisionppl models`, `decisionppl run NAME`."""
+"""The command line: `decisionppl tour`, `models`, `run NAME` and `validate TARGET`."""
 
 import functools
 import os
@@ -131,6 +131,56 @@ def run(
           f"{result.attrs['compile_seconds']:.1f}", f"{result.attrs['run_seconds']:.1f}")],
     )  # fmt: skip
     typer.echo(f"wrote {out / f'{name}.nc'} and {out / f'{name}.png'}")
+
+
+@app.command()
+def validate(
+    target: Annotated[
+        str, typer.Argument(help="module:model, file.py:model, or a name of the gallery.")
+    ],
+    arguments: Annotated[
+        str | None,
+        typer.Option(
+            "--args",
+            help="The model's arguments, as a Python literal such as '(1.0, [0.5, 2.0])', or as "
+            "module:name of a tuple or of a function (key, t) -> arguments.",
+        ),
+    ] = None,
+    engine: Annotated[
+        str, typer.Option(help="auto, conjugate, laplace, nuts, svi, or module:name.")
+    ] = "auto",
+    rows: Annotated[int, typer.Option(min=1, help="Rows of each simulated data set.")] = 20,
+    simulations: Annotated[int, typer.Option(min=2, help="Data sets simulated.")] = 200,
+    plot: Annotated[Path | None, typer.Option(help="Write a plot of all statistics.")] = None,
+    seed: Seed = 0,
+) -> int:
+    """Check a model and its inference; exit code 1 if a check fails."""
+    from rich.console import Console
+
+    from decisionppl import _target, testing
+    from decisionppl._storage import atomic_path
+    from decisionppl.models import GALLERY, build
+
+    problem = build(target) if target in GALLERY else _target.load(target)
+    model = getattr(problem, "model", problem)
+    args, contexts = getattr(problem, "args", ()), getattr(problem, "contexts", None)
+    if arguments is not None:
+        given = _target.arguments(arguments)
+        args, contexts = ((), given) if callable(given) else (given, None)
+        args = args if isinstance(args, tuple) else (args,)
+    if not callable(model):
+        raise TypeError(f"{target!r} is {type(model).__name__}, expected a model (a function).")
+    inference = _target.load(engine) if ":" in engine else engine
+    report = testing.validate(
+        model, *args, key=seed, inference=inference, contexts=contexts, num_rows=rows,
+        num_simulations=simulations, progress=sys.stderr.isatty(),
+    )  # fmt: skip
+    Console().print(report)
+    if plot is not None:
+        with atomic_path(plot) as path:
+            report.plot(title=target).savefig(path, dpi=150, format="png")
+        typer.echo(f"wrote {plot}")
+    return 0 if report.passed else 1
 
 
 def _fail(message: str) -> None:

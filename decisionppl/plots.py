@@ -1,6 +1,6 @@
 """Plots of results; matplotlib is imported when a plot is drawn."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -34,11 +34,8 @@ def regret(results: Mapping[str, Result] | Result, *, title: str = "", axes: Any
         >>> type(dp.plots.regret(result)).__name__
         'Figure'
     """
-    from matplotlib.figure import Figure
-
     results = {"": results} if isinstance(results, Result) else results
-    if axes is None:
-        axes = Figure(figsize=(7, 4.5), layout="constrained").add_subplot()
+    axes = _axes(axes)
     for i, (label, result) in enumerate(results.items()):
         if "regret" not in result.data:
             raise ValueError(
@@ -61,3 +58,94 @@ def regret(results: Mapping[str, Result] | Result, *, title: str = "", axes: Any
     if any(results):
         axes.legend(frameon=False)
     return axes.figure
+
+
+def ecdf_difference(
+    result: Any, names: Iterable[str] | None = None, *, title: str = "", axes: Any = None
+) -> Any:
+    """Ranks of simulation-based calibration: distribution function less the uniform one.
+
+    A curve inside the band is compatible with a right posterior; a curve through the top left
+    and the bottom right has too narrow posteriors, the reverse too wide ones, and a curve on one
+    side of zero has shifted ones. The band is simultaneous over all ranks and quantities.
+
+    Args:
+        result: of `testing.sbc` or `testing.posterior_sbc`.
+        names: quantities to draw; default all. Those that leave the band are coloured and named.
+        title: of the axes.
+        axes: matplotlib axes to draw into; None makes a figure.
+
+    Returns:
+        The matplotlib figure.
+
+    Raises:
+        ValueError: an unknown quantity.
+
+    References:
+        Säilynoja, Bürkner and Vehtari, arXiv 2103.10522.
+    """
+    from decisionppl.testing._uniformity import bands
+
+    names = list(result.names if names is None else names)
+    unknown = sorted(set(names) - set(result.names))
+    if unknown:
+        raise ValueError(f"no quantity {unknown[0]!r}; there are {list(result.names)}.")
+    axes = _axes(axes)
+    count, values = len(result.ranks), result.num_draws + 1
+    share, lower, upper = bands(count, values, result.level / len(result.names))
+    ends = np.concatenate([[0.0], share, [1.0]])
+    low, high = (np.concatenate([[0.0], b - share, [0.0]]) for b in (lower, upper))
+    axes.fill_between(ends, low, high, color="0.85", linewidth=0, label="simultaneous band")
+    coloured = 0
+    for name in names:
+        i = result.names.index(name)
+        ranks = np.sort(result.ranks[:, i])
+        below = np.searchsorted(ranks, np.round(share * values), side="left") / count
+        curve = np.concatenate([[0.0], below - share, [0.0]])
+        if result.statistics[i].passed:
+            axes.plot(ends, curve, color="0.45", linewidth=0.8)
+        else:
+            colour = _COLOURS[coloured % len(_COLOURS)]
+            axes.plot(ends, curve, color=colour, label=name)
+            coloured += 1
+    axes.set(xlabel="rank / number of draws", ylabel="ECDF difference", title=title, xlim=(0, 1))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    return axes.figure
+
+
+def checks(report: Any, *, title: str = "", axes: Any = None) -> Any:
+    """Every statistic of a report in units of its limit: what lies beyond 1 fails.
+
+    Args:
+        report: of `testing.report` or `testing.validate`.
+        title: of the axes.
+        axes: matplotlib axes to draw into; None makes a figure.
+
+    Returns:
+        The matplotlib figure.
+    """
+    axes = _axes(axes)
+    names = list(report.checks)
+    for i, name in enumerate(names):
+        strain = np.asarray([s.strain for s in report.checks[name].statistics])
+        # measured without a limit, or exactly zero: at the left end; infinite: at the right
+        shown = np.clip(strain, 1e-3, 1e3)
+        failed = ~(strain <= 1)
+        offset = -i + np.linspace(-0.15, 0.15, len(shown)) * (len(shown) > 1)
+        for which, colour, mark in ((~failed, _COLOURS[0], "o"), (failed, _COLOURS[1], "X")):
+            axes.plot(shown[which], offset[which], mark, color=colour, alpha=0.7, markersize=5)
+    axes.axvline(1.0, color="0.3", linewidth=1, linestyle="--")
+    axes.set(
+        xscale="log", xlabel="statistic / limit", title=title, xlim=(8e-4, 1.3e3),
+        yticks=-np.arange(len(names)), ylim=(0.6 - len(names), 0.6),
+    )  # fmt: skip
+    axes.set_yticklabels(names)
+    axes.spines[["top", "right"]].set_visible(False)
+    return axes.figure
+
+
+def _axes(axes: Any) -> Any:
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(7, 4.5), layout="constrained").add_subplot() if axes is None else axes

@@ -84,6 +84,7 @@ class Latents(NamedTuple):
         prototype: dict from latent site to an unconstrained value (zeros).
         constrain: unconstrained values -> world.
         log_prior: unconstrained values -> log density (with the Jacobian of `constrain`).
+        unconstrain: world -> unconstrained values.
         draw: key -> unconstrained values of one prior draw.
         sites: one simulated row of everything that can be logged.
     """
@@ -93,6 +94,7 @@ class Latents(NamedTuple):
     prototype: dict[str, jax.Array]
     constrain: Callable
     log_prior: Callable
+    unconstrain: Callable
     draw: Callable
     sites: dict[str, jax.Array]
 
@@ -140,11 +142,17 @@ def latents_of(model: Callable, args: tuple) -> Latents:
             total += _log_prob(run[n]) + jnp.sum(jacobian)
         return total
 
-    def draw(key: jax.Array) -> dict[str, jax.Array]:
-        run = play(model, key)(*args)
-        return {n: _transform(run[n]).inv(run[n]["value"]) for n in prototype}
+    def inverse(run: Trace) -> dict[str, jax.Array]:
+        return {n: _transform(run[n]).inv(jnp.asarray(run[n]["value"])) for n in prototype}
 
-    return Latents(model, args, prototype, constrain, log_prior, draw, example_sites(trace))
+    def unconstrain(world: Values) -> dict[str, jax.Array]:
+        return inverse(play(model, jax.random.key(0), world=world)(*args))
+
+    def draw(key: jax.Array) -> dict[str, jax.Array]:
+        return inverse(play(model, key)(*args))
+
+    sites = example_sites(trace)
+    return Latents(model, args, prototype, constrain, log_prior, unconstrain, draw, sites)
 
 
 def _check_latents(trace: Trace, latents: Values) -> None:

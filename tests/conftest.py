@@ -8,13 +8,6 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 _FAST_COMPILE = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 os.environ["XLA_FLAGS"] = f"{_FAST_COMPILE} {os.environ.get('XLA_FLAGS', '')}".strip()
 
-import hypothesis  # noqa: E402
+from decisionppl.testing import strategies  # noqa: E402
 
-hypothesis.settings.register_profile(
-    "decisionppl",
-    deadline=None,  # the first example compiles
-    derandomize=True,
-    max_examples=60,
-    suppress_health_check=[hypothesis.HealthCheck.too_slow],
-)
-hypothesis.settings.load_profile("decisionppl")
+strategies.register_profile()

@@ -1,5 +1,7 @@
 """The command line: what it writes, and one line with exit code 2 for what is wrong."""
 
+import sys
+
 import pytest
 
 from decisionppl import cli
@@ -75,3 +77,73 @@ def test_without_arguments_there_is_help(capsys):
     code, out, _ = call(capsys)
     assert code == 0
     assert "tour" in out
+
+
+USER_FILE = """
+import jax, numpyro, numpyro.distributions as dist
+import decisionppl as dp
+from decisionppl.inference import conjugate
+
+def model(x):
+    w = numpyro.sample("w", dist.Normal(0, 1).expand([2]).to_event(1))
+    dp.reward("r", dist.Normal(w[dp.action("arm", 2, given=x)] * x, 1.0))
+
+def contexts(key, t):
+    return jax.random.normal(key)
+
+def unbounded():
+    dp.reward("r", dp.action("dose", dist.Normal(0, 1)))
+
+prior = conjugate(model, 1.0)._replace(update=lambda key, belief, rows: belief)
+"""
+
+
+@pytest.fixture
+def user_file(tmp_path, monkeypatch):
+    (tmp_path / "users_model.py").write_text(USER_FILE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield tmp_path
+    sys.modules.pop("users_model", None)
+
+
+def test_validate_passes_a_right_model_and_draws_it(capsys, user_file):
+    code, out, _ = call(
+        capsys, "validate", "users_model:model", "--args", "users_model:contexts",
+        "--simulations", "60", "--rows", "5", "--plot", "all.png",
+    )  # fmt: skip
+    assert code == 0, out
+    assert "4 of 4 checks passed." in out
+    assert (user_file / "all.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_validate_exits_with_1_when_a_check_fails(capsys, user_file):
+    code, out, _ = call(capsys, "validate", "users_model.py:unbounded")
+    assert code == 1
+    assert "Normal has unbounded support" in " ".join(out.split())
+    code, out, _ = call(
+        capsys, "validate", "users_model:model", "--args", "0.5", "--engine", "users_model:prior",
+        "--simulations", "100", "--rows", "8",
+    )  # fmt: skip
+    assert code == 1
+    assert "failed: sbc" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("users_model:nothing",), "users_model has no 'nothing'; it has"),
+        (("absent_module:model",), "importing failed: ModuleNotFoundError"),
+        (("absent.py:model",), "there is no file absent.py"),
+        (("users_model",), "expected module:name or file.py:name"),
+        (("users_model:model", "--args", "1.0 +"), "expected a Python literal"),
+        (("users_model:model", "--args", "1.0", "--engine", "exact"), "got 'exact'"),
+        (("users_model:USER",), "has no 'USER'"),
+    ],
+)
+def test_validate_says_in_one_line_what_is_wrong(capsys, user_file, arguments, says):
+    code, _, err = call(capsys, "validate", *arguments)
+    assert code == 2
+    assert err.startswith("error: ")
+    assert says in err
+    assert err.count("\n") == 1

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from decisionppl._hoist import split
 from decisionppl._structure import (
+    dependent_outputs,
     depends,
     flatten,
     is_affine,
@@ -136,3 +137,32 @@ def test_split_computes_noise_early_and_little_else():
                                           jax.random.key(1), jnp.int32(3)))  # fmt: skip
     assert "random" not in late
     assert parts.kept_bytes <= 4 * 8
+
+
+# Inside loops and branches.
+
+
+def _loop(x, y):
+    def body(carry, t):
+        a, b, c = carry
+        return (a + x, b + y, c * a), (t * y, t)
+
+    return jax.lax.scan(body, (0.0, 0.0, 1.0), jnp.arange(3.0))
+
+
+@pytest.mark.parametrize(
+    ("argument", "expected"),
+    [(0, [True, False, True, False, False]), (1, [False, True, False, True, False])],
+)
+def test_dependence_follows_each_carry_of_a_scan(argument, expected):
+    # carries (a, b, c), where c is moved through a, then what is stacked
+    assert dependent_outputs(_loop, argument, 1.0, 2.0) == expected
+
+
+def test_dependence_follows_the_branches_of_a_cond():
+    def f(p, x, y):
+        return jax.lax.cond(p, lambda: (x + 1, x * 2, y), lambda: (x, y, y * 3))
+
+    assert dependent_outputs(f, 0, True, 1.0, 2.0) == [True, True, True]
+    assert dependent_outputs(f, 1, True, 1.0, 2.0) == [True, True, False]
+    assert dependent_outputs(f, 2, True, 1.0, 2.0) == [False, True, True]

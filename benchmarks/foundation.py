@@ -12,16 +12,12 @@ if __name__ == "__main__":
     # NUTS chains are spread over devices; everything else is asked to use one
     os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=4")
 
-import argparse
-import json
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import textwrap
 import time
-import venv
 from pathlib import Path
 
 import jax
@@ -29,6 +25,8 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
+import nuts_refit
+from _common import finish, one_device, parser, peer_python, row, spread
 
 import decisionppl as dp
 from decisionppl import experiment, inference, rules
@@ -52,30 +50,6 @@ MABWISER = """
         bandit.partial_fit([arm], [weights[arm] @ x[0] + noise[t]], x)
     print(rounds / (time.perf_counter() - begun))
 """
-
-
-def row(name, value, unit, target=None, peer=None, peer_value=None, *, least=True):
-    """One line of the table; `least` says whether the target is a lower bound."""
-    passed = None if target is None else bool(value >= target if least else value <= target)
-    return {
-        "name": name, "value": value, "unit": unit, "target": target, "peer": peer,
-        "peer_value": peer_value, "passed": passed,
-    }  # fmt: skip
-
-
-def spread(values):
-    """Median with the range, as text."""
-    return f"{statistics.median(values):.4g} [{min(values):.4g}, {max(values):.4g}]"
-
-
-def peer_python(folder, *packages):
-    """A Python with the packages, in a virtual environment of its own."""
-    folder = Path(folder)
-    python = folder / "bin" / "python"
-    if not python.exists():
-        venv.create(folder, with_pip=True)
-        subprocess.run([python, "-m", "pip", "install", "-q", *packages], check=True)
-    return python
 
 
 def linear_thompson(smoke, seed, peers):
@@ -245,33 +219,8 @@ def import_time(smoke):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--smoke", action="store_true", help="small sizes, under a minute")
-    parser.add_argument("--out", type=Path, help="JSON file for the results")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--peers", type=Path, default=Path(tempfile.gettempdir()) / "dppl-peers",
-                        help="folder of the peers' environments")  # fmt: skip
-    parser.add_argument("--only", default="", help="comma-separated parts")
-    options = parser.parse_args()
+    options = parser(__doc__).parse_args()
     smoke, seed = options.smoke, options.seed
-
-    def nuts():
-        sys.path.insert(0, str(Path(__file__).parent))
-        import nuts_refit
-
-        return nuts_refit.rows(smoke, seed)
-
-    def one_device(part):
-        """Run a part in a process with a single device, single-threaded like the peers."""
-        environment = {**os.environ, "XLA_FLAGS": ""}
-        with tempfile.TemporaryDirectory() as folder:
-            out = Path(folder) / "rows.json"
-            command = [sys.executable, __file__, "--only", part, "--out", str(out),
-                       "--seed", str(seed), "--peers", str(options.peers)]  # fmt: skip
-            command += ["--smoke"] if smoke else []
-            subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
-            return json.loads(out.read_text())["rows"]
-
     parts = {
         "linear": lambda: linear_thompson(smoke, seed, options.peers),
         "laplace": lambda: streaming_laplace(smoke, seed),
@@ -279,29 +228,14 @@ def main():
         "chunks": lambda: chunks(smoke, seed),
         "storage": lambda: storage(smoke, seed),
         "import": lambda: import_time(smoke),
-        "nuts": nuts,
+        "nuts": lambda: nuts_refit.rows(smoke, seed),
     }
     chosen = options.only.split(",") if options.only else list(parts)
     rows = []
     for part in chosen:
         alone = len(chosen) > 1 and part != "nuts"
-        rows += one_device(part) if alone else parts[part]()
-    for r in rows:
-        verdict = {True: "met", False: "MISSED", None: ""}[r["passed"]]
-        target = "" if r["target"] is None else f"target {r['target']:g}"
-        peer = "" if r["peer"] is None else f"{r['peer']}: {r['peer_value']:.4g}"
-        print(
-            f"{r['name']:<95} {r['value']:>12.4g} {r['unit']:<20} {target:<12} {verdict:<7} {peer}"
-        )
-    if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps({
-            "machine": {"processor": platform.processor() or platform.machine(),
-                        "cores": os.cpu_count(), "devices": [str(d) for d in jax.devices()]},
-            "versions": {"python": platform.python_version(), "jax": jax.__version__,
-                         "numpyro": numpyro.__version__, "decisionppl": dp.__version__},
-            "seed": seed, "smoke": smoke, "rows": rows,
-        }, indent=1) + "\n")  # fmt: skip
+        rows += one_device(__file__, part, options) if alone else parts[part]()
+    finish(rows, options)
 
 
 if __name__ == "__main__":

@@ -190,8 +190,8 @@ def imported(tmp_path_factory):
 def test_import_stays_light(imported):
     heavy = {
         "decisionppl.models", "decisionppl.inference", "decisionppl.cli", "decisionppl.experiment",
-        "decisionppl.plots", "decisionppl.testing", "arviz", "h5netcdf", "matplotlib", "optax", "pandas", "sklearn",
-        "typer", "xarray",
+        "decisionppl.plots", "decisionppl.testing", "arviz", "h5netcdf", "matplotlib", "optax",
+        "pandas", "rich", "sklearn", "typer", "xarray",
     }  # fmt: skip
     loaded = {".".join(m.split(".")[:n]) for m in imported["modules"] for n in (1, 2)}
     assert "decisionppl" in loaded

@@ -180,9 +180,9 @@ def _only_site(parts: Sequence) -> str:
             f"the model has latent sites {latents}: its predictive law is that of one world. "
             "Check the model in its sequential form, with the latents integrated out."
         )
-    if len(parts.names) > 1:
+    name, *others = parts.names
+    if others:
         raise ValueError(f"the model has data sites {list(parts.names)}; name one through site=.")
-    name = parts.names[0]
     if np.ndim(trace[name]["value"]) != 1:
         raise ValueError(
             f"site {name!r}: expected one number per step, [steps], got shape "

@@ -139,7 +139,7 @@ def sbc(
         one, as_key(key), num_simulations, batch_size=batch_size, progress=progress,
         checkpoint=checkpoint, identity=prepared.identity("sbc"),
     )  # fmt: skip
-    return _result(prepared.quantities.names, ranks, num_draws, level)
+    return verdict_of(prepared.quantities.names, ranks, num_draws, level)
 
 
 def posterior_sbc(
@@ -223,7 +223,7 @@ def posterior_sbc(
         one, key, num_simulations, (seen, worlds), batch_size=batch_size, progress=progress,
         checkpoint=checkpoint, identity=prepared.identity("posterior sbc", rows),
     )  # fmt: skip
-    return _result(prepared.quantities.names, ranks, num_draws, level)
+    return verdict_of(prepared.quantities.names, ranks, num_draws, level)
 
 
 class _Prepared(NamedTuple):
@@ -280,7 +280,8 @@ def _prepare(
     return _Prepared(parts, inference, quantities_of(parts, actions, quantities or {}), num_draws)
 
 
-def _result(names: tuple[str, ...], ranks: np.ndarray, num_draws: int, level: float) -> SBC:
+def verdict_of(names: tuple[str, ...], ranks: np.ndarray, num_draws: int, level: float) -> SBC:
+    """What ranks [simulations, quantities] say."""
     limit = level / len(names)
     lost = np.asarray((ranks < 0).any(axis=0))
     p_values = np.array(

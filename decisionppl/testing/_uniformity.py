@@ -94,7 +94,7 @@ def p_value(ranks: np.ndarray, num_values: int) -> float:
     seen = statistic(ranks, num_values)
     # rounding hides what is below 1e-12; there a union bound over the points is as good
     bound = min(len(null.points) * seen, 1.0)
-    return bound if bound < 1e-11 else min(bound, max(1.0 - _inside(null, seen), 1e-12))
+    return min(bound, max(1.0 - _inside(null, seen), 1e-12))
 
 
 def bands(num_ranks: int, num_values: int, level: float) -> tuple[np.ndarray, ...]:

@@ -52,6 +52,9 @@ def test_a_wrong_prior_precision_is_seen(factor):
     found = testing.geweke(normal(), mala(factor), key=KEY, num_rows=5, **FAST)
     assert not found.passed
     assert np.abs(found.z).max() > 5
+    square = found.z[found.names.index("(mu[0])²")]
+    assert np.sign(square) == np.sign(1 - factor)  # a tighter prior, smaller squares
+    assert abs(square) > 3.5
     # first moments are blind to it
     assert np.abs(found.z[:2]).max() < 4
 

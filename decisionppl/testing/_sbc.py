@@ -162,7 +162,9 @@ def posterior_sbc(
     """Calibration where it matters: given the data at hand, instead of over the whole prior.
 
     Each simulation takes a world from the posterior of the real rows, simulates further rows
-    from it, updates on them too, and ranks the world among draws of that second posterior.
+    from it, updates on them too, and ranks the world among draws of that second posterior. The
+    worlds come from a fit of their own each, since draws of one Markov chain would share its
+    error, and look miscalibrated together.
 
     Args:
         model, inference: as in `sbc`. An engine that keeps its history needs `capacity=` for
@@ -171,8 +173,7 @@ def posterior_sbc(
         args: arguments of the simulated rows, every leaf [rows, ...]; default those of `rows`.
         key: PRNG key or int seed.
         num_rows: number of simulated rows; default as many as real ones.
-        num_simulations, num_draws, level, actions, quantities: as in `sbc`. Sampling engines
-            should hold at least `num_simulations` posterior draws.
+        num_simulations, num_draws, level, actions, quantities: as in `sbc`.
         batch_size, progress, checkpoint: as in `sbc`.
 
     Returns:
@@ -207,20 +208,22 @@ def posterior_sbc(
             num_rows = int(np.shape(rows.mask)[0])
     parts = simulator(model, args, num_rows, rows.sites)
     prepared = _prepare(parts, inference, num_draws, num_simulations, level, actions, quantities)
-    init_key, update_key, world_key, key = jax.random.split(key, 4)
-    seen = inference.update(update_key, inference.init(init_key), rows)
-    worlds = inference.sample(world_key, seen, num_simulations)
-    worlds = {n: jnp.asarray(worlds[n]) for n in parts.latents}
+    fit_key, key = jax.random.split(key)
 
-    def one(key: jax.Array, belief: Any, worlds: Any) -> jax.Array:
-        # the simulations are numbered in their keys only: pick at random, without order
-        pick_key, rank_key = jax.random.split(key)
-        i = jax.random.randint(pick_key, (), 0, num_simulations)
-        world = jax.tree.map(lambda x: x[i], worlds)
+    def fit(key: jax.Array) -> Any:
+        init_key, update_key = jax.random.split(key)
+        return inference.update(update_key, inference.init(init_key), rows)
+
+    seen = fit(fit_key)
+
+    def one(key: jax.Array, belief: Any) -> jax.Array:
+        own_key, world_key, rank_key = jax.random.split(key, 3)
+        drawn = inference.sample(world_key, fit(own_key), 1)
+        world = {n: drawn[n][0] for n in parts.latents}
         return prepared.rank(rank_key, world, belief, rows)
 
     ranks = repeat(
-        one, key, num_simulations, (seen, worlds), batch_size=batch_size, progress=progress,
+        one, key, num_simulations, (seen,), batch_size=batch_size, progress=progress,
         checkpoint=checkpoint, identity=prepared.identity("posterior sbc", rows),
     )  # fmt: skip
     return verdict_of(prepared.quantities.names, ranks, num_draws, level)

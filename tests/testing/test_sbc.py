@@ -159,6 +159,20 @@ def test_posterior_sbc_accepts_the_right_posterior_and_not_a_wrong_one():
     assert found.ranks.shape == (500, 2)
 
 
+def test_posterior_sbc_takes_each_truth_from_a_fit_of_its_own():
+    """Draws of one chain share its error, so as truths they would look miscalibrated together."""
+
+    def update(key, belief, rows):  # the first fit draws a number, later ones keep it
+        return jnp.where(belief == 0, jax.random.uniform(key), belief)
+
+    engine = inference.Inference(
+        lambda key: jnp.zeros(()), update, lambda key, belief, n: {"mean": jnp.full(n, belief)}
+    )
+    rows = dp.observe(NORMAL, sites={"y": [2.5]})
+    found = testing.posterior_sbc(NORMAL, engine, rows, key=KEY, num_simulations=40, num_draws=10)
+    assert set(found.ranks[:, 0].tolist()) == {0, 10}
+
+
 def test_plain_models_take_part_through_the_names_of_their_data():
     def plain():
         mu = numpyro.sample("mu", dist.Normal(0, 1))

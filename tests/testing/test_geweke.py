@@ -63,15 +63,16 @@ def test_wrong_noise_is_seen():
     assert not testing.geweke(normal(), mala(1.0, 1.3), key=KEY, num_rows=5, **FAST).passed
 
 
+@pytest.mark.slow
 def test_z_is_calibrated_over_repeats():
     model = normal()
     step = inference.conjugate(model)
     small = {"num_chains": 8, "num_samples": 200, "num_marginal": 2000}
     z = np.stack(
-        [testing.geweke(model, step, key=i, num_rows=3, **small).z for i in range(6)]
+        [testing.geweke(model, step, key=i, num_rows=3, **small).z for i in range(20)]
     ).ravel()
-    assert 0.5 < np.mean(z**2) < 1.8  # 6 x 26 dependent values of mean 1
-    assert np.mean(np.abs(z) > 2.58) < 0.06
+    assert 0.75 < np.mean(z**2) < 1.3  # 20 x 26 dependent values of mean 1
+    assert np.mean(np.abs(z) > 2.58) < 0.04
 
 
 def test_further_functions_are_compared():

@@ -170,7 +170,7 @@ def power(smoke, seed):
         only = names.index("log-likelihood")
         rows.append(row(f"power: {name}: ranks of the log-likelihood alone",
                         rejected(names[only:], found[:, :, only:]), ""))  # fmt: skip
-    size, repeats = 500, 40 if smoke else 8000
+    size, repeats = 500, 40 if smoke else 2000
     names, found = ranks(by_hand(), seed + 1, repeats, size)
     for level in (0.01, 0.05):
         share = rejected(names, found, level=level)

@@ -1,7 +1,7 @@
 """Power, false alarms and speed of checks: `python benchmarks/validation.py [--smoke] [--out F]`.
 
-Simulation-based calibration of NUTS is timed beside simuk, each in a process of its own, in turn;
-simuk needs Python 3.12, so it gets an environment of its own (`--python312`). Powers are shares of
+Simulation-based calibration of NUTS is timed in turn with simuk's, which needs Python 3.12 and so
+gets a process and an environment of its own (`--python312`). Powers are shares of
 repeats that a check rejects, at the level that stands in the row.
 """
 
@@ -9,6 +9,7 @@ import os
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+import json
 import shutil
 import statistics
 import subprocess
@@ -32,7 +33,7 @@ SIGMA = (15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0)
 LEVEL = 0.01
 
 SIMUK = """
-    import sys, time, warnings
+    import json, sys, time, warnings
     import numpy as np
     import jax.numpy as jnp
     import numpyro, numpyro.distributions as dist
@@ -47,7 +48,7 @@ SIMUK = """
         numpyro.sample("y", dist.Normal(mu + tau * z, sigma).to_event(1), obs=y)
 
     count, draws = int(sys.argv[1]), int(sys.argv[2])
-    data = {"sigma": jnp.array(eval(sys.argv[3])), "y": jnp.zeros(8)}
+    data = {"sigma": jnp.array(json.loads(sys.argv[3])), "y": jnp.zeros(8)}
     sbc = simuk.SBC(
         NUTS(schools), num_simulations=count, seed=0, data_dir=data, progress_bar=False,
         sample_kwargs={"num_warmup": draws, "num_samples": draws, "num_chains": 1,
@@ -91,7 +92,7 @@ def against_simuk(smoke, seed, peers, python312):
         seconds, found = sbc_of_nuts(seed + repeat, simulations, draws)
         ours.append(seconds)
         if interpreter is not None:
-            command = [python, script, str(count), str(draws), repr(SIGMA)]
+            command = [python, script, str(count), str(draws), json.dumps(SIGMA)]
             done = subprocess.run(command, check=True, capture_output=True, text=True)
             theirs.append(float(done.stdout.split()[-1]) / count)
     each = [s / simulations for s in ours]

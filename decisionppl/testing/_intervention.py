@@ -14,7 +14,7 @@ from decisionppl._act import act
 from decisionppl._play import Trace, as_key, play
 from decisionppl._roles import role_of
 from decisionppl._structure import dependent_outputs
-from decisionppl._utility import expected_value
+from decisionppl._utility import split_utility
 from decisionppl.testing._check import Statistic, check_count, check_probability, verdict
 
 _MOST_ACTIONS = 8
@@ -187,7 +187,8 @@ def _candidates(sites: Mapping[str, Any], actions: Any) -> dict[str, np.ndarray]
             raise ValueError(
                 f"actions names {sorted(actions)}, the action sites are {list(sites)}."
             )
-        arrays = {n: np.asarray(a) for n, a in actions.items()}
+        # in the dtype that the site keeps, or 0.1 would not be found again
+        arrays = {n: np.asarray(a, sites[n]["value"].dtype) for n, a in actions.items()}
         if len({len(a) for a in arrays.values()}) > 1 or min(map(len, arrays.values())) < 2:
             raise ValueError("actions: expected a common leading axis of at least two actions.")
         return arrays
@@ -304,10 +305,8 @@ def _seeing_and_doing(
 
     def run(model: Callable, key: jax.Array) -> tuple[jax.Array, jax.Array]:
         trace = handlers.trace(handlers.seed(model, key)).get_trace(*runs.args)
-        signed = {"reward": 1.0, "cost": -1.0}
-        used = [s for s in trace.values() if role_of(s) in signed]
-        total = sum(signed[role_of(s) or ""] * jnp.sum(expected_value(s)) for s in used)
-        return jnp.asarray(trace[name]["value"]), jnp.asarray(total, float)
+        reward, cost = split_utility(trace)
+        return jnp.asarray(trace[name]["value"]), reward - cost
 
     count = _count(candidates)
     see_key, *do_keys = jax.random.split(key, count + 1)

@@ -276,6 +276,8 @@ def test_interventions_on_continuous_and_several_actions():
     found = testing.assert_intervention(model)
     assert found.descendants == ("a", "b", "r")
     assert found.actions["b"].shape == found.actions["a"].shape
+    given = {"a": [0.1, 0.7], "b": [0, 2]}  # no float32 equals the Python float 0.1
+    testing.assert_intervention(model, actions=given)
     with pytest.raises(ValueError, match="confounded: seeing and doing can be compared only"):
         testing.check_intervention(model, confounded=True)
     with pytest.raises(ValueError, match="actions names"):

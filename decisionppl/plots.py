@@ -81,6 +81,14 @@ def ecdf_difference(
     Raises:
         ValueError: an unknown quantity.
 
+    Example:
+        >>> import decisionppl as dp
+        >>> from decisionppl.models import build
+        >>> problem = build("gaussian", num_arms=2)
+        >>> found = dp.testing.sbc(problem.model, problem.engine(), key=0, num_simulations=20)
+        >>> type(dp.plots.ecdf_difference(found)).__name__
+        'Figure'
+
     References:
         Säilynoja, Bürkner and Vehtari, arXiv 2103.10522.
     """
@@ -124,6 +132,12 @@ def checks(report: Any, *, title: str = "", axes: Any = None) -> Any:
 
     Returns:
         The matplotlib figure.
+
+    Example:
+        >>> import decisionppl as dp
+        >>> order = dp.testing.bias_order(lambda delta: delta**2, order=2)
+        >>> type(dp.plots.checks(dp.testing.report([order]))).__name__
+        'Figure'
     """
     axes = _axes(axes)
     names = list(report.checks)

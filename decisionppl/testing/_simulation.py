@@ -63,7 +63,8 @@ def simulator(
         model: a one-round model.
         args: its arguments, every leaf [rows, ...]; `()` if it has none.
         num_rows: rows of a data set; None takes it from `args`, or 1.
-        data: names of the logged sites; None takes all random sites that carry a role.
+        data: names of the logged sites, to which actions always belong; None takes all random
+            sites that carry a role.
 
     Raises:
         ValueError: row counts that disagree, unknown sites, no data, or a latent whose prior
@@ -119,6 +120,8 @@ def _data_names(trace: Trace, data: Iterable[str] | None) -> tuple[str, ...]:
         unknown = sorted(set(names) - set(random))
         if unknown:
             raise ValueError(f"data names {unknown}; the random sites of the model are {random}.")
+        # what was decided is always known
+        names += [n for n in random if role_of(trace[n]) == "action" and n not in names]
     if not any(role_of(trace[n]) != "action" for n in names):
         raise ValueError(
             f"no data: none of the random sites {random} carries a role. Declare what is seen "

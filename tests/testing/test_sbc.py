@@ -192,6 +192,15 @@ def test_plain_models_take_part_through_the_names_of_their_data():
         testing.sbc(plain, by_hand, key=KEY)
 
 
+def test_actions_are_logged_whatever_data_are_named():
+    model = build("gaussian", num_arms=2).model
+    found = testing.assert_sbc(
+        model, inference.conjugate(model), key=KEY, num_rows=4, data="reward",
+        num_simulations=200, level=1e-7,
+    )  # fmt: skip
+    assert len(found.names) == 4
+
+
 def test_further_quantities_are_ranked():
     found = testing.sbc(
         NORMAL, inference.conjugate(NORMAL), key=KEY, num_rows=2, num_simulations=50,

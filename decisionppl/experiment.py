@@ -173,9 +173,7 @@ def _plan(
         )
     key = as_key(key)
     source = as_environment(model, environment, contexts)
-    init_key, context_key = jax.random.split(key)
-    state = source.init(init_key)
-    example = as_context(source.context(context_key, state, jnp.zeros((), jnp.int32)))
+    example = as_context(jax.jit(_first_context, static_argnums=0)(source, key))
     parts = decider(
         model, inference, rule, example, actions=actions, draws=draws, constraint=constraint
     )
@@ -190,15 +188,21 @@ def _plan(
     return _Plan(loop, int(replications), int(horizon), key, attrs, identity, contexts)
 
 
+def _first_context(source: Environment, key: jax.Array) -> Any:
+    init_key, context_key = jax.random.split(key)
+    return source.context(context_key, source.init(init_key), jnp.zeros((), jnp.int32))
+
+
 def _check_capacity(inference: Inference, rows: int) -> None:
     """Engines that keep the history keep it in a buffer of fixed capacity."""
     belief = jax.eval_shape(inference.init, jax.random.key(0))
-    is_buffer = lambda x: hasattr(x, "rows") and hasattr(x, "count")  # noqa: E731
+    is_buffer = lambda x: hasattr(x, "capacity") and hasattr(x, "count")  # noqa: E731
     for leaf in jax.tree.leaves(belief, is_leaf=is_buffer):
-        if is_buffer(leaf) and leaf.rows.mask.shape[0] < rows:
+        if is_buffer(leaf) and leaf.capacity < rows:
             raise ValueError(
-                f"the belief holds {leaf.rows.mask.shape[0]} rows, this experiment gives it "
-                f"{rows}. Build the engine with capacity={rows} or more."
+                f"the belief holds {leaf.capacity} rows, this experiment gives it {rows}. Build "
+                f"the engine with capacity={rows} or more (autoregressive: arguments of a "
+                f"population of {rows} or more)."
             )
 
 

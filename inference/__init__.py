@@ -7,19 +7,47 @@ if not __name__.startswith("decisionppl."):
     )
 
 from decisionppl._inference import Inference, Rows, observe
+from decisionppl.inference import policies
+from decisionppl.inference.autoregressive import autoregressive, impute
 from decisionppl.inference.conjugate import conjugate
+from decisionppl.inference.labelling import (
+    Labelled,
+    Uncertainty,
+    label,
+    predictive_loss,
+    uncertainty,
+)
 from decisionppl.inference.laplace import laplace
 from decisionppl.inference.nuts import diagnostics, nuts, posterior
+from decisionppl.inference.potential_outcomes import PotentialOutcomes, potential_outcomes
+from decisionppl.inference.sequence_diagnostics import LossGap, loss_gap, sequence_loss
 from decisionppl.inference.svi import svi
+from decisionppl.inference.training import Trained, minibatches, train
 
 __all__ = [
     "Inference",
+    "Labelled",
+    "LossGap",
+    "PotentialOutcomes",
     "Rows",
+    "Trained",
+    "Uncertainty",
+    "autoregressive",
     "conjugate",
     "diagnostics",
+    "impute",
+    "label",
     "laplace",
+    "loss_gap",
+    "minibatches",
     "nuts",
     "observe",
+    "policies",
     "posterior",
+    "potential_outcomes",
+    "predictive_loss",
+    "sequence_loss",
     "svi",
+    "train",
+    "uncertainty",
 ]

@@ -6,7 +6,25 @@ if not __name__.startswith("decisionppl."):
         "`from decisionppl import models`."
     )
 
-from decisionppl.models import bandits
+import importlib
+from typing import Any
+
+from decisionppl.models import bandits, potential_outcomes, sequences
 from decisionppl.models._gallery import GALLERY, Entry, Problem, build
 
-__all__ = ["GALLERY", "Entry", "Problem", "bandits", "build"]
+__all__ = [
+    "GALLERY",
+    "Entry",
+    "Problem",
+    "bandits",
+    "build",
+    "neural",
+    "potential_outcomes",
+    "sequences",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "neural":  # needs flax, the extra [nn]
+        return importlib.import_module("decisionppl.models.neural")
+    raise AttributeError(f"module 'decisionppl.models' has no attribute {name!r}")

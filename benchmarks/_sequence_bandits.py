@@ -85,7 +85,7 @@ def two_arms(options):
     def transformer(arm, length):
         return net_model(jnp.full((length, 1), arm))
 
-    runs = 8 if options.smoke else 2000
+    runs = 8 if options.smoke else 600
     case = inference.potential_outcomes(transformer, horizon, arms=jnp.asarray([0.0, 1.0]))
     regret, attrs = total_regret(case, environment, horizon, runs, options.seed)
     rows.append(regret_row("two arms: trained transformer, finite population", regret, 2.05))
@@ -177,10 +177,10 @@ def clicks(options):
     model, fit = learned_clicks(options)
     rows = []
     for name, sequence, tasks, target in (
-        ("learned sequence model", model, 8 if options.smoke else 640, 19.5),
-        ("exact sequence model", exact_clicks, 8 if options.smoke else 640, None),
+        ("learned sequence model", model, 8 if options.smoke else 800, 19.5),
+        ("exact sequence model", exact_clicks, 8 if options.smoke else 320, None),
     ):
-        group = min(tasks, 64)
+        group = min(tasks, 40)
         of, draw = click_problem(sequence, horizon)
         regret, seconds = run_tasks(of, draw, horizon, tasks, options.seed, group)
         rows.append(regret_row(f"bimodal articles: {name}, finite population", regret, target))

@@ -215,35 +215,42 @@ def architecture(options):
     return rows
 
 
+RULES = (("information", True), ("epistemic", False), ("total", False), ("random", False))
+LABELS = (1, 5, 10, 19)
+
+
 def labelling(options):
     """5 labelled, 95 in the pool, 100 test points: loss after k labels, by rule."""
     rows = []
-    tables = 4 if options.smoke else 200
-    ks = (1, 5, 10, 19)
     for task, title in (("al", "al_regions_v2_50"), ("alh", "al_hregions")):
-        x, y = region_sequences(task, jax.random.key(options.seed + 6), 0, tables, 200)
         scales, noises = REGIONS[task]
         exact = lambda x, s=scales, n=noises: sequences.regions(s, n).sequence(x[:, 0])  # noqa: E731
-        cases = {"exact": (exact, 2000 if not options.smoke else 4)}
-        cases["causal"] = (trained(f"{task}_causal", options)[0], tables)
-        if task == "al":
-            cases["invariant"] = (trained("al_invariant", options)[0], tables // 4)
-        for name, (model, count) in cases.items():
-            more = count > tables
-            at, values = (region_sequences(task, jax.random.key(options.seed + 7), 0, count, 200)
-                          if more else (x[:count], y[:count]))  # fmt: skip
-            for score, sequential in (
-                ("information", True), ("epistemic", False), ("total", False), ("random", False),
-            ):  # fmt: skip
-                loss = label_losses(model, at, values, score, sequential, ks, options)
-                for k, each in zip(ks, loss.T, strict=True):
-                    error = each.std() / len(each) ** 0.5
-                    how = "sequential" if sequential else "top-k"
-                    label = f"labels: {title}, {name}, {how} {score}, k = {k} (s.e. {error:.2g})"
-                    target = None
-                    if task == "al" and k == 19 and score == "information":
-                        target = {"exact": 0.515 + 0.005, "causal": 0.60}.get(name)
-                    rows.append(row(label, float(each.mean()), "nats", target, least=False))
+        rows += label_table(task, f"{title}, exact", exact, 2000, 7, RULES, options, 0.515)
+        model = trained(f"{task}_causal", options)[0]
+        rows += label_table(task, f"{title}, causal", model, 100, 6, RULES, options, 0.60)
+    return rows
+
+
+def labelling_invariant(options):
+    """The same by the permutation-invariant network, which encodes the context for every draw."""
+    model = trained("al_invariant", options)[0]
+    return label_table("al", "al_regions_v2_50, invariant", model, 10, 6, RULES[1:], options)
+
+
+def label_table(task, title, model, tables, stream, rules, options, target=None):
+    tables = 4 if options.smoke else tables
+    key = jax.random.key(options.seed + stream)
+    x, y = region_sequences(task, key, 0, tables, 200)
+    rows = []
+    for score, sequential in rules:
+        loss = label_losses(model, x, y, score, sequential, LABELS, options)
+        for k, each in zip(LABELS, loss.T, strict=True):
+            error = each.std() / len(each) ** 0.5
+            how = "sequential" if sequential else "top-k"
+            label = f"labels: {title}, {how} {score}, k = {k} (s.e. {error:.2g})"
+            asked = task == "al" and k == 19 and score == "information"
+            rows.append(row(label, float(each.mean()), "nats", target if asked else None,
+                            least=False))  # fmt: skip
     return rows
 
 
@@ -255,7 +262,7 @@ def label_losses(model, x, y, score, sequential, ks, options):
     def one(key, x, y):
         found = inference.label(
             model, (x,), y, observed=observed, num_labels=max(ks), key=key, score=score,
-            sequential=sequential, candidates=candidates, num_paths=8, num_steps=12,
+            sequential=sequential, candidates=candidates, num_paths=6, num_steps=10,
         )  # fmt: skip
         out = []
         for k in ks:

@@ -16,6 +16,7 @@ from _sequence_regression import (
     exactness,
     gaussian_process,
     labelling,
+    labelling_invariant,
     speed,
 )
 
@@ -28,6 +29,7 @@ PARTS = {
     "gaussian_process": gaussian_process,
     "architecture": architecture,
     "labelling": labelling,
+    "labelling_invariant": labelling_invariant,
     "speed": speed,
 }
 

@@ -188,3 +188,8 @@ def fork(carry: Any, horizon: int) -> Any:
 def where(condition: Any, new: Any, old: Any) -> Any:
     """`new` where the condition (a scalar) holds, else `old`, leaf by leaf."""
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), new, old)
+
+
+def at(xs: Any, t: Any) -> Any:
+    """Covariates of step `t`."""
+    return jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, t, 0, keepdims=False), xs)

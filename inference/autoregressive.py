@@ -9,7 +9,7 @@ needed, and the model may be a closed form or a trained network.
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,104 +17,17 @@ import numpy as np
 
 from decisionppl._inference import Inference, Rows
 from decisionppl._play import as_key
+from decisionppl.inference._generate import absorb
+from decisionppl.inference._population import (
+    History,
+    Population,
+    nothing,
+    population,
+    with_round,
+    worlds_of,
+)
 from decisionppl.inference._program import Program
-from decisionppl.inference._steps import Steps, fork, steps_of, where
-
-_BLOCK = 32
-
-
-class History(NamedTuple):
-    """What was seen of a population of `length` units, per arm if there are arms.
-
-    Attributes:
-        args: per-round arguments of the sequence model, leaves [length, ...]; those of rounds
-            from `count` on are not known yet if `contexts` draws them.
-        values: dict from data site to [length, ...] ([length, arms, ...] with arms).
-        observed: bool [length] or [length, arms], which cells were seen.
-        carry: the sequence model's, after all that was seen.
-        count: int32, rounds so far; more than the capacity if some were lost.
-    """
-
-    args: tuple
-    values: dict[str, jax.Array]
-    observed: jax.Array
-    carry: Any
-    count: jax.Array
-
-    @property
-    def capacity(self) -> int:
-        """How many rounds there is room for."""
-        return self.observed.shape[0]
-
-
-class Population(NamedTuple):
-    """A sequence model with its arguments, taken apart.
-
-    Attributes:
-        model: the sequence model.
-        args: its arguments.
-        per_round: which of them have one entry per round.
-        arms: None, or what distinguishes the arms: a tuple of the leading arguments of the
-            model, leaves [arms, ...] (empty if they differ in nothing but their data).
-        num_arms: number of arms; 1 without.
-        length: number of rounds.
-        sites: dict from data site to shape and dtype of one observation of one arm.
-    """
-
-    model: Callable
-    args: tuple
-    per_round: tuple[bool, ...]
-    arms: tuple | None
-    num_arms: int
-    length: int
-    sites: dict[str, jax.ShapeDtypeStruct]
-
-    def round_args(self) -> tuple:
-        """The arguments that have one entry per round."""
-        return tuple(a for a, p in zip(self.args, self.per_round, strict=True) if p)
-
-    def steps(self, round_args: tuple, arm: tuple) -> Steps:
-        """The steps of one arm's sequence."""
-        given = iter(round_args)
-        args = [next(given) if p else a for a, p in zip(self.args, self.per_round, strict=True)]
-        return steps_of(self.model, *arm, *args)
-
-    def each(self, fn: Callable, *trees: Any) -> Any:
-        """`fn(arm arguments, *trees)` for all arms, mapped over axis 0 of the trees."""
-        if self.arms is None:
-            return fn((), *trees)
-        # with arms that differ in nothing there may be no tree to map over
-        count = jnp.arange(self.num_arms)
-        return jax.vmap(lambda _, arm, *rest: fn(arm, *rest))(count, self.arms, *trees)
-
-
-def population(model: Callable, args: tuple, arms: Any = None) -> Population:
-    """Check a sequence model against its arguments."""
-    distinct: tuple | None = None
-    num_arms = 1
-    if isinstance(arms, bool) or (isinstance(arms, int | np.integer) and arms < 1):
-        raise ValueError(f"arms: expected a number of at least 1 or features, got {arms!r}.")
-    if isinstance(arms, int | np.integer):
-        distinct, num_arms = (), int(arms)
-    elif arms is not None:
-        distinct = arms if isinstance(arms, tuple) else (arms,)
-        distinct = jax.tree.map(jnp.asarray, distinct)
-        sizes = {x.shape[:1] for x in jax.tree.leaves(distinct)}
-        if len(sizes) != 1 or () in sizes:
-            raise ValueError(
-                "arms: expected the number of arms, or features with one leading axis [arms, "
-                f"...], got leading axes {sorted(sizes)}."
-            )
-        num_arms = sizes.pop()[0]
-    first = jax.tree.map(lambda x: x[0], distinct) or ()
-    steps = steps_of(model, *first, *args)
-    per_round = tuple(_has_axis(a, steps.length) for a in args)
-    return Population(model, args, per_round, distinct, num_arms, steps.length, steps.sites)
-
-
-def _has_axis(arg: Any, length: int) -> bool:
-    leaves = jax.tree.leaves(arg)
-    return bool(leaves) and all(np.ndim(x) and np.shape(x)[0] == length for x in leaves)
+from decisionppl.inference._steps import where
 
 
 def autoregressive(
@@ -178,7 +91,7 @@ def autoregressive(
         raise ValueError("contexts: the model has no argument with one entry per round.")
 
     def init(key: Any) -> History:
-        return _nothing(whole)
+        return nothing(whole)
 
     @jax.jit
     def update(key: Any, belief: History, rows: Rows) -> History:
@@ -186,7 +99,7 @@ def autoregressive(
 
         def one(belief: History, row: tuple) -> tuple[History, None]:
             args, sites, counts = row
-            after = _next(whole, belief, args, sites, sites.get(arm_site))
+            after = with_round(whole, belief, args, sites, sites.get(arm_site))
             return where(counts, after, belief), None
 
         mask = jnp.asarray(rows.mask)
@@ -203,43 +116,6 @@ def autoregressive(
     return Inference(init, update, sample)
 
 
-def _nothing(whole: Population) -> History:
-    round_args = jax.tree.map(jnp.asarray, whole.round_args())
-    shape = (whole.length,) if whole.arms is None else (whole.length, whole.num_arms)
-    values = {n: jnp.zeros((*shape, *s.shape), s.dtype) for n, s in whole.sites.items()}
-    carry = whole.each(lambda arm: whole.steps(round_args, arm).init)
-    return History(round_args, values, jnp.zeros(shape, bool), carry, jnp.zeros((), jnp.int32))
-
-
-def _next(whole: Population, belief: History, args: tuple, sites: Any, arm: Any) -> History:
-    """The history after the outcome of one more round."""
-    t = belief.count
-    table = jax.tree.map(
-        lambda b, x: jax.lax.dynamic_update_index_in_dim(b, jnp.asarray(x, b.dtype), t, 0),
-        belief.args, args,
-    )  # fmt: skip
-    values = {n: jnp.asarray(sites[n], s.dtype) for n, s in whole.sites.items()}
-    if whole.arms is None:
-        steps = whole.steps(table, ())
-        carry, _ = steps.absorb(belief.carry, _at(steps.xs, t), values)
-        cell: Any = t
-    else:
-        mine = jax.tree.map(lambda x: x[arm], whole.arms)
-        steps = whole.steps(table, mine)
-        before = jax.tree.map(lambda c: c[arm], belief.carry)
-        after, _ = steps.absorb(before, _at(steps.xs, t), values)
-        carry = jax.tree.map(lambda c, x: c.at[arm].set(x), belief.carry, after)
-        cell = (t, arm)
-    return History(
-        table, {n: v.at[cell].set(values[n], mode="drop") for n, v in belief.values.items()},
-        belief.observed.at[cell].set(True, mode="drop"), carry, t + 1,
-    )  # fmt: skip
-
-
-def _at(xs: Any, t: Any) -> Any:
-    return jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, t, 0, keepdims=False), xs)
-
-
 def _check_rows(whole: Population, rows: Rows, arm_site: str) -> None:
     needed = [*whole.sites, *([] if whole.arms is None else [arm_site])]
     missing = [n for n in needed if n not in rows.sites]
@@ -252,147 +128,6 @@ def _check_rows(whole: Population, rows: Rows, arm_site: str) -> None:
             f"rows have {len(rows.args)} arguments; the sequence model has "
             f"{sum(whole.per_round)} with one entry per round."
         )
-
-
-def worlds_of(
-    whole: Population,
-    key: Any,
-    belief: History,
-    num_worlds: int,
-    contexts: Callable | None = None,
-    one_step: bool = False,
-) -> tuple[tuple, dict[str, jax.Array]]:
-    """Per-round arguments and completed tables, each with a leading axis [worlds]."""
-    seen = belief.count
-    lost = seen > belief.capacity
-
-    def world(key: Any) -> tuple[tuple, dict[str, jax.Array]]:
-        context_key, cell_key = jax.random.split(key)
-        table = belief.args
-        if contexts is not None:
-            keys = jax.random.split(context_key, whole.length)
-            drawn = jax.vmap(contexts)(keys, jnp.arange(whole.length))
-            drawn = drawn if isinstance(drawn, tuple) else (drawn,)
-            past = jnp.arange(whole.length) < seen
-            table = jax.tree.map(
-                lambda b, x: jnp.where(past.reshape(-1, *(1,) * (b.ndim - 1)), b, x),
-                belief.args, drawn,
-            )  # fmt: skip
-        keys = jax.random.split(cell_key, whole.num_arms)
-        keys = keys[0] if whole.arms is None else keys
-        axis = 0 if whole.arms is None else 1
-        cells = {n: jnp.moveaxis(v, axis, 0) for n, v in belief.values.items()} if axis else (
-            belief.values)  # fmt: skip
-        observed = belief.observed.T if axis else belief.observed
-
-        def complete(arm: tuple, key: Any, carry: Any, values: Any, observed: Any) -> Any:
-            steps = whole.steps(table, arm)
-            fill = independently if one_step else generate
-            return fill(steps, key, carry, values, observed)
-
-        full = whole.each(complete, keys, belief.carry, cells, observed)
-        full = {n: jnp.moveaxis(v, 0, axis) if axis else v for n, v in full.items()}
-        full = {n: _spoiled(v, lost) for n, v in full.items()}
-        return table, full
-
-    return jax.vmap(world)(jax.random.split(key, num_worlds))
-
-
-def complete(
-    whole: Population, key: Any, contexts: Callable | None = None
-) -> tuple[tuple, dict[str, jax.Array]]:
-    """One table drawn from the model, nothing having been seen."""
-    drawn = worlds_of(whole, key, _nothing(whole), 1, contexts)
-    return jax.tree.map(lambda x: x[0], drawn)
-
-
-def _spoiled(x: jax.Array, lost: jax.Array) -> jax.Array:
-    """NaN (or the least integer) where rounds beyond the population were given, so it shows."""
-    floating = jnp.issubdtype(x.dtype, jnp.floating)
-    bad = jnp.nan if floating else (0 if x.dtype == bool else jnp.iinfo(x.dtype).min)
-    return jnp.where(lost, jnp.asarray(bad, x.dtype), x)
-
-
-def generate(
-    steps: Steps, key: Any, carry: Any, values: dict[str, jax.Array], observed: jax.Array
-) -> dict[str, jax.Array]:
-    """Complete a sequence: cells that were not observed, drawn one after the other.
-
-    Args:
-        steps: of the sequence model.
-        key: PRNG key.
-        carry: after all observed cells.
-        values: dict from data site to [length, ...].
-        observed: bool [length].
-
-    Returns:
-        dict from data site to [length, ...]; observed cells keep their values.
-    """
-    length = observed.shape[0]
-    size = min(_BLOCK, length)
-    blocks = -(-length // size)
-    room = blocks * size
-    missing = ~observed
-    rank = jnp.cumsum(missing) - 1  # which of the missing cells each one is
-    carry = fork(carry, room)
-    # missing cells first, in their order: the loop ends with the last of them
-    alike = all(x.size == 0 for x in jax.tree.leaves(steps.xs))
-    if alike:
-        ordered = jax.tree.map(lambda x: jnp.zeros((room, *x.shape[1:]), x.dtype), steps.xs)
-    else:
-        cells = jnp.zeros(room, int).at[jnp.where(missing, rank, room)].set(
-            jnp.arange(length), mode="drop"
-        )  # fmt: skip
-        ordered = jax.tree.map(lambda x: x[cells], steps.xs)
-    keys = jax.random.split(key, room)
-    empty = {n: jnp.zeros((room, *v.shape[1:]), v.dtype) for n, v in values.items()}
-
-    def block(b: jax.Array, state: tuple) -> tuple:
-        carry, drawn = state
-        cut = lambda x: jax.lax.dynamic_slice_in_dim(x, b * size, size)  # noqa: E731
-
-        def step(carry: Any, inputs: tuple) -> tuple:
-            key, x = inputs
-            return steps.draw(key, carry, x)
-
-        carry, new = jax.lax.scan(step, carry, (cut(keys), jax.tree.map(cut, ordered)))
-        drawn = {
-            n: jax.lax.dynamic_update_slice_in_dim(d, new[n].astype(d.dtype), b * size, 0)
-            for n, d in drawn.items()
-        }
-        return carry, drawn
-
-    needed = (jnp.sum(missing) + size - 1) // size
-    _, drawn = jax.lax.fori_loop(jnp.zeros((), needed.dtype), needed, block, (carry, empty))
-    return {n: _merged(observed, values[n], drawn[n][rank]) for n in values}
-
-
-def independently(
-    steps: Steps, key: Any, carry: Any, values: dict[str, jax.Array], observed: jax.Array
-) -> dict[str, jax.Array]:
-    """One-step inference: each missing cell drawn from its law given the observed cells alone."""
-    keys = jax.random.split(key, observed.shape[0])
-    carry = fork(carry, 1)
-    drawn = jax.vmap(lambda k, x: steps.draw(k, carry, x)[1])(keys, steps.xs)
-    return {n: _merged(observed, values[n], drawn[n]) for n in values}
-
-
-def _merged(observed: jax.Array, values: jax.Array, drawn: jax.Array) -> jax.Array:
-    keep = observed.reshape(-1, *(1,) * (values.ndim - 1))
-    return jnp.where(keep, values, drawn.astype(values.dtype))
-
-
-def absorb(
-    steps: Steps, carry: Any, values: dict[str, jax.Array], observed: jax.Array
-) -> tuple[Any, jax.Array]:
-    """The carry after the observed cells of a sequence, and the log-probability of each."""
-
-    def step(carry: Any, inputs: tuple) -> tuple:
-        x, given, counts = inputs
-        after, log_prob = steps.absorb(carry, x, given)
-        return where(counts, after, carry), jnp.where(counts, log_prob, 0.0)
-
-    return jax.lax.scan(step, carry, (steps.xs, values, observed))
 
 
 def impute(
@@ -465,7 +200,7 @@ def _impute(
     observed: Any,
 ) -> dict[str, jax.Array]:  # fmt: skip
     whole = population(program.model, *program.args(arrays))
-    start = _nothing(whole)
+    start = nothing(whole)
 
     def learn(arm: tuple, carry: Any, values: Any, seen: Any) -> Any:
         return absorb(whole.steps(start.args, arm), carry, values, seen)[0]

@@ -23,9 +23,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import numpyro.distributions as dist
 
 from decisionppl._play import as_key
+from decisionppl.inference._generate import absorb
 from decisionppl.inference._labels import (
     as_labels,
     check_candidates,
@@ -37,31 +37,17 @@ from decisionppl.inference._labels import (
     table,
 )
 from decisionppl.inference._program import Program
-from decisionppl.inference._steps import Steps, fork, where
-from decisionppl.inference.autoregressive import absorb
+from decisionppl.inference._steps import Steps, at, where
+from decisionppl.inference._uncertainty import (
+    SCORES,
+    Sizes,
+    Uncertainty,
+    parts_of,
+    scores_of,
+    sizes_of,
+)
 
 __all__ = ["Labelled", "Uncertainty", "label", "predictive_loss", "uncertainty"]
-
-# draws behind a moment or an entropy that NumPyro has no formula for
-_DRAWS = 128
-_SCORES = ("information", "epistemic", "total", "random")
-
-
-class Uncertainty(NamedTuple):
-    """What is uncertain about the next label at each row's covariate, given the labelled rows.
-
-    Attributes:
-        total: variance of the predictive law, [rows].
-        epistemic: variance, over paths of labels generated there, of the predictive mean after
-            them, [rows].
-        aleatoric: mean, over the same paths, of the predictive variance after them, [rows].
-        information: entropy of the predictive law less its mean after the paths, nats, [rows].
-    """
-
-    total: jax.Array
-    epistemic: jax.Array
-    aleatoric: jax.Array
-    information: jax.Array
 
 
 class Labelled(NamedTuple):
@@ -148,7 +134,7 @@ def uncertainty(
         2503.01215 (one-step against multi-step uncertainty); Lindley, Annals of Mathematical
         Statistics 27, 1956, and Houlsby et al., arXiv 1112.5745 (information).
     """
-    sizes = _sizes(num_paths, num_steps)
+    sizes = sizes_of(num_paths, num_steps)
     site, labels = as_labels(values)
     length = labels.shape[0]
     if observed is not None:
@@ -219,11 +205,11 @@ def label(
         arXiv 2503.01215 (labels chosen once, by the spread of the predictive mean); MacKay,
         Information-based objective functions for active data selection (1992).
     """
-    sizes = _sizes(num_paths, num_steps)
+    sizes = sizes_of(num_paths, num_steps)
     num_labels = count("num_labels", num_labels, 1)
-    if not callable(score) and score not in _SCORES:
+    if not callable(score) and score not in SCORES:
         raise ValueError(
-            f"score: expected one of {', '.join(map(repr, _SCORES))} or a function of an "
+            f"score: expected one of {', '.join(map(repr, SCORES))} or a function of an "
             f"Uncertainty, got {score!r}."
         )
     site, labels = as_labels(values)
@@ -283,23 +269,18 @@ def predictive_loss(
     return _losses(program, program.arrays(args), labels, observed, rows)
 
 
-class _Sizes(NamedTuple):
-    paths: int
-    steps: int
-
-
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _uncertainty(
-    program: Program, sizes: _Sizes, arrays: list, values: Any, observed: Any, rows: Any, key: Any
+    program: Program, sizes: Sizes, arrays: list, values: Any, observed: Any, rows: Any, key: Any
 ) -> Uncertainty:
     steps = program.steps(arrays)
     values, observed = table(steps, program, values, observed)
-    return _parts(steps, _learn(steps, values, observed), rows, key, sizes)
+    return parts_of(steps, _learn(steps, values, observed), rows, key, sizes)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
 def _label(
-    program: Program, sizes: _Sizes, num_labels: int, score: Any, sequential: bool,
+    program: Program, sizes: Sizes, num_labels: int, score: Any, sequential: bool,
     arrays: list, values: Any, observed: Any, candidates: Any, key: Any,
 ) -> Labelled:  # fmt: skip
     steps = program.steps(arrays)
@@ -312,7 +293,7 @@ def _label(
         """Rows from the highest score down, -1 for those that cannot be had; and the scores."""
         score_key, tie_key = jax.random.split(key)
         free = allowed & ~observed[rows]
-        scores = jnp.asarray(_scores(score, steps, carry, rows, score_key, sizes), float)
+        scores = jnp.asarray(scores_of(score, steps, carry, rows, score_key, sizes), float)
         scores = jnp.where(free, scores, -jnp.inf)
         # a score that is NaN comes first, so that it shows
         falling = jnp.where(jnp.isnan(scores), -jnp.inf, -scores)
@@ -336,7 +317,7 @@ def _label(
         carry, observed = state
         order, scores = ranked(carry, observed, key)
         row = order[0]
-        after, _ = steps.absorb(carry, _at(steps, row), {steps.site: values[row]})
+        after, _ = steps.absorb(carry, at(steps.xs, row), {steps.site: values[row]})
         carry = where(row >= 0, after, carry)
         return (carry, marked(observed, row)), (row, scores[0])
 
@@ -354,97 +335,12 @@ def _losses(
     carry = _learn(steps, labels, observed)
     missing = is_nan(values)
 
-    def at(row: jax.Array) -> jax.Array:
-        log_prob = jnp.sum(steps.law(carry, _at(steps, row)).log_prob(labels[row]))
+    def loss(row: jax.Array) -> jax.Array:
+        log_prob = jnp.sum(steps.law(carry, at(steps.xs, row)).log_prob(labels[row]))
         return jnp.where(missing[row], jnp.nan, -log_prob)
 
-    return jax.vmap(at)(rows)
+    return jax.vmap(loss)(rows)
 
 
 def _learn(steps: Steps, values: jax.Array, observed: jax.Array) -> Any:
     return absorb(steps, steps.init, {steps.site: values}, observed)[0]
-
-
-def _scores(
-    score: Any, steps: Steps, carry: Any, rows: jax.Array, key: Any, sizes: _Sizes
-) -> jax.Array:
-    if score == "random":
-        return jax.random.uniform(key, rows.shape)
-    if score == "total":
-        law_key = jax.random.split(key)[1]
-        return _over_rows(steps, rows, lambda x: jnp.sum(_moments(steps.law(carry, x), law_key)[1]))
-    # parts that are not asked for are dead code, which the compiler drops
-    parts = _parts(steps, carry, rows, key, sizes)
-    if isinstance(score, str):
-        return getattr(parts, score)
-    scores = jnp.asarray(score(parts))
-    if scores.shape != rows.shape:
-        raise ValueError(
-            f"score: expected one number for each of the {rows.shape[0]} candidates, got shape "
-            f"{scores.shape}."
-        )
-    return scores
-
-
-def _parts(steps: Steps, carry: Any, rows: jax.Array, key: Any, sizes: _Sizes) -> Uncertainty:
-    path_key, law_key = jax.random.split(key)
-    # the same numbers at every row, so that rows differ by what is known of them alone
-    keys = jax.random.split(path_key, (sizes.paths, sizes.steps))
-    # what is known is no part of what a path writes to: all paths and rows share it
-    ahead = fork(carry, sizes.steps)
-
-    def at(x: Any) -> Uncertainty:
-        def path(keys: jax.Array) -> tuple:
-            last, _ = jax.lax.scan(lambda carry, k: (steps.draw(k, carry, x)[0], None), ahead, keys)
-            law = steps.law(last, x)
-            return *_moments(law, law_key), _entropy(law, law_key)
-
-        now = steps.law(carry, x)
-        means, variances, entropies = jax.vmap(path)(keys)
-        return Uncertainty(
-            jnp.sum(_moments(now, law_key)[1]),
-            jnp.sum(jnp.var(means, axis=0, ddof=1)),
-            jnp.sum(jnp.mean(variances, axis=0)),
-            _entropy(now, law_key) - jnp.mean(entropies),
-        )
-
-    return _over_rows(steps, rows, at)
-
-
-def _over_rows(steps: Steps, rows: jax.Array, fn: Callable) -> Any:
-    """`fn(covariates of a row)` for all rows; once, if rows have none to differ in."""
-    if all(x.size == 0 for x in jax.tree.leaves(steps.xs)):
-        once = fn(_at(steps, jnp.zeros((), int)))
-        return jax.tree.map(lambda x: jnp.broadcast_to(x, rows.shape + x.shape), once)
-    return jax.vmap(lambda row: fn(_at(steps, row)))(rows)
-
-
-def _at(steps: Steps, row: Any) -> Any:
-    return jax.tree.map(lambda x: x[row], steps.xs)
-
-
-def _moments(law: dist.Distribution, key: Any) -> tuple[jax.Array, jax.Array]:
-    """Means and variances of the numbers of a label; of its indicators if it is a category."""
-    while isinstance(law, dist.Independent):
-        law = law.base_dist
-    if isinstance(law, dist.CategoricalProbs | dist.CategoricalLogits):
-        probs = jnp.asarray(law.probs)
-        return probs, probs * (1 - probs)
-    try:
-        return jnp.asarray(law.mean), jnp.asarray(law.variance)
-    except NotImplementedError:
-        draws = jnp.asarray(law.sample(key, (_DRAWS,)), float)
-        return jnp.mean(draws, axis=0), jnp.var(draws, axis=0, ddof=1)
-
-
-def _entropy(law: dist.Distribution, key: Any) -> jax.Array:
-    try:
-        return jnp.sum(law.entropy())
-    except NotImplementedError:
-        # with one key for all laws the error of a location-scale family cancels in differences
-        log_prob = law.log_prob(law.sample(key, (_DRAWS,)))
-        return -jnp.sum(jnp.mean(log_prob, axis=0))
-
-
-def _sizes(num_paths: int, num_steps: int) -> _Sizes:
-    return _Sizes(count("num_paths", num_paths, 2), count("num_steps", num_steps, 1))

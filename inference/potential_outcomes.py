@@ -17,13 +17,8 @@ import numpyro.distributions as dist
 import decisionppl as dp
 from decisionppl._environment import Environment
 from decisionppl._inference import Inference
-from decisionppl.inference.autoregressive import (
-    Population,
-    autoregressive,
-    complete,
-    population,
-    worlds_of,
-)
+from decisionppl.inference._population import Population, complete, population, worlds_of
+from decisionppl.inference.autoregressive import autoregressive
 from decisionppl.inference.policies import PolicyClass, arm_means, as_policy_class, linear
 
 

@@ -52,7 +52,7 @@ def gaussian_arms(scales, noises):
 def two_arms(options):
     """README bandit of arXiv 2503.01215: prior scales (.5, .9), noises (.5, .1), T = 100."""
     horizon = 10 if options.smoke else 100
-    runs = 20 if options.smoke else 20_000
+    runs = 20 if options.smoke else 6_000
     scales, noises = BANDIT
     environment = gaussian_arms(scales, noises)
 
@@ -85,7 +85,7 @@ def two_arms(options):
     def transformer(arm, length):
         return net_model(jnp.full((length, 1), arm))
 
-    runs = 8 if options.smoke else 600
+    runs = 8 if options.smoke else 400
     case = inference.potential_outcomes(transformer, horizon, arms=jnp.asarray([0.0, 1.0]))
     regret, attrs = total_regret(case, environment, horizon, runs, options.seed)
     rows.append(regret_row("two arms: trained transformer, finite population", regret, 2.05))

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 from _common import row, spread
-from _learned import REGIONS, gp_sequences, learned, region_sequences
+from _learned import REGIONS, click_sequences, gp_sequences, learned, region_sequences
 from flax import nnx
 from numpyro import handlers
 
@@ -191,7 +191,8 @@ def gaussian_process(options):
 def architecture(options):
     """Causal and permutation-invariant networks of equal size and budget: gaps measured."""
     rows = []
-    x = jax.random.uniform(jax.random.key(3), (20, 1), minval=-2, maxval=2)
+    # each place twice: laws are compared at one place, and positions 0, 6, 12, 18 are looked at
+    x = jnp.repeat(jax.random.uniform(jax.random.key(3), (10, 1), minval=-2, maxval=2), 2, axis=0)
     for task, at in (("gp", x), ("al", 2.5 * x)):
         for kind in ("causal", "invariant"):
             model, fit = trained(f"{task}_{kind}", options)
@@ -212,6 +213,25 @@ def architecture(options):
             cdf = np.abs(drift.gap[..., :-1])
             rows.append(row(f"{name}, martingale gap of the cdf, mean absolute", float(cdf.mean()),
                             "probability"))  # fmt: skip
+    return rows
+
+
+def diagnostics(options):
+    """Loss of learned models above the exact one, and the term of the regret bound it implies."""
+    rows = []
+    size = 16 if options.smoke else 256
+    clicks = lambda x: sequences.beta_mixture(x[0]).sequence(x.shape[0])  # noqa: E731
+    held_out = functools.partial(click_sequences, rows=100_000)
+    regions = lambda x: sequences.regions(*REGIONS["al"]).sequence(x[:, 0])  # noqa: E731
+    for name, reference, batches in (
+        ("clicks", clicks, functools.partial(held_out, length=60 if options.smoke else 500)),
+        ("al_causal", regions, functools.partial(region_sequences, "al")),
+    ):
+        x, y = batches(jax.random.key(options.seed + 8), 0, size=size)
+        found = inference.loss_gap(trained(name, options)[0], reference, (x,), y)
+        label = f"diagnostics: {name}, {y.shape[1]} observations"
+        rows.append(row(f"{label}, loss above exact (s.e. {found.stderr:.2g})", found.gap, "nats"))
+        rows.append(row(f"{label}, term of the regret bound", found.regret_term, "per period"))
     return rows
 
 

@@ -13,6 +13,7 @@ from _learned import add_options
 from _sequence_bandits import calibration, clicks, contextual, two_arms
 from _sequence_regression import (
     architecture,
+    diagnostics,
     exactness,
     gaussian_process,
     labelling,
@@ -28,6 +29,7 @@ PARTS = {
     "calibration": calibration,
     "gaussian_process": gaussian_process,
     "architecture": architecture,
+    "diagnostics": diagnostics,
     "labelling": labelling,
     "labelling_invariant": labelling_invariant,
     "speed": speed,

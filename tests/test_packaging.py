@@ -299,3 +299,17 @@ def test_public_modules_and_their_functions_have_docstrings():
             ):
                 bare.append(f"{module_name}.{name}")
     assert bare == []
+
+
+def test_networks_say_what_they_need_and_nothing_else_needs_it(tmp_path):
+    code = (
+        "import sys; sys.modules['flax'] = None\n"
+        "from decisionppl import inference, models\n"
+        "inference.autoregressive(models.sequences.polya_urn().sequence, 3)\n"
+        "models.neural\n"
+    )
+    done = _run(code, tmp_path)
+    assert done.returncode == 1
+    assert "ImportError: decisionppl.models.neural needs flax: pip install 'decisionppl[nn]'" in (
+        done.stderr
+    )

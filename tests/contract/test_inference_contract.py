@@ -1,5 +1,6 @@
 """What every belief engine promises, on models of its class."""
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -11,7 +12,7 @@ import pytest
 
 import decisionppl as dp
 from decisionppl import inference
-from decisionppl.models import bandits
+from decisionppl.models import bandits, sequences
 
 KEY = jax.random.key(0)
 
@@ -73,6 +74,16 @@ def groups():
     return model, (), sites
 
 
+@functools.cache
+def generation():
+    return inference.potential_outcomes(sequences.polya_urn().sequence, 8, arms=3)
+
+
+def generated():
+    """Worlds by completing a table of outcomes."""
+    return generation().model, (), {"arm": [0, 1, 1, 2], "y": [1, 0, 1, 1]}
+
+
 NUTS = {"num_warmup": 20, "num_samples": 20, "num_chains": 2, "capacity": 32}
 SVI = {"num_steps": 20, "capacity": 32}
 
@@ -94,6 +105,7 @@ CASES = {
     "laplace logistic": Case(inference.laplace, logistic, False),
     "laplace beta": Case(inference.laplace, beta_bernoulli, False),
     "nuts logistic": Case(lambda *a: inference.nuts(*a, **NUTS), logistic, False),
+    "generation": Case(lambda *a: generation().inference, generated, False),
     "svi logistic": Case(lambda *a: inference.svi(*a, **SVI), logistic, False),
 }
 

@@ -299,4 +299,5 @@ def _load(path: Any, like: Any, identity: Mapping[str, Any]) -> tuple:
         zip(history.held_out_step.values.tolist(), history.held_out_loss.values.tolist(),
             strict=True)
     )  # fmt: skip
-    return from_arrays(arrays, like), [history.loss.values], tests, float(stored.attrs.get("seconds", 0.0))
+    seconds = float(stored.attrs.get("seconds", 0.0))
+    return from_arrays(arrays, like), [history.loss.values], tests, seconds

@@ -75,7 +75,7 @@ def articles(key, size):
     return z, jax.random.beta(rate_key, 25 * mean + 1, 26 - 25 * mean)
 
 
-def click_sequences(key, step, size=64, length=1000, rows=2500):
+def click_sequences(key, step, size=200, length=300, rows=2500):
     """Clicks on articles of a fixed training set, drawn anew for every batch."""
     row_key, click_key = jax.random.split(key)
     z, rate = articles(jax.random.key(382374298), rows)
@@ -128,9 +128,9 @@ TASKS = {
     ),
     "clicks": Task(
         lambda seed: neural.StatisticsNetwork(
-            2, neural.mean_and_count(), neural.bernoulli(), hidden=(32, 32), rngs=nnx.Rngs(seed)
+            2, neural.successes(), neural.bernoulli(), hidden=(32, 32), rngs=nnx.Rngs(seed)
         ),
-        click_sequences, 4000,
+        click_sequences, 12_000,
     ),
     "arms": Task(
         lambda seed: neural.StatisticsNetwork(

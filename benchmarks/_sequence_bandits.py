@@ -177,8 +177,8 @@ def clicks(options):
     model, fit = learned_clicks(options)
     rows = []
     for name, sequence, tasks, target in (
-        ("learned sequence model", model, 8 if options.smoke else 800, 19.5),
-        ("exact sequence model", exact_clicks, 8 if options.smoke else 320, None),
+        ("learned sequence model", model, 8 if options.smoke else 480, 19.5),
+        ("exact sequence model", exact_clicks, 8 if options.smoke else 160, None),
     ):
         group = min(tasks, 40)
         of, draw = click_problem(sequence, horizon)

@@ -28,17 +28,22 @@ class Statistics(NamedTuple):
     size: int
 
 
-def mean_and_count() -> Statistics:
-    """Mean of the past observations and 1 / (n + 1): sufficient for a Bernoulli sequence."""
+def successes() -> Statistics:
+    r"""How many of the past observations, each in [0, 1], were successes: sufficient for a coin.
+
+    With s successes in n, shown are the smoothed mean :math:`(s + 1/2) / (n + 1)`, its log-odds,
+    and :math:`1 / (n + 1)` and its root, which tell how much they can be trusted.
+    """
 
     def update(state: Any, x: Any, y: Any) -> Any:
         return state[0] + 1.0, state[1] + y
 
     def features(state: Any, x: Any) -> jax.Array:
         n, total = state
-        return jnp.stack([jnp.where(n > 0, total / jnp.maximum(n, 1.0), 0.5), 1 / (n + 1)])
+        odds = jnp.log(total + 0.5) - jnp.log(n - total + 0.5)
+        return jnp.stack([(total + 0.5) / (n + 1), odds, 1 / (n + 1), (n + 1) ** -0.5])
 
-    return Statistics(lambda: (jnp.zeros(()), jnp.zeros(())), update, features, 2)
+    return Statistics(lambda: (jnp.zeros(()), jnp.zeros(())), update, features, 4)
 
 
 def least_squares(columns: Callable, size: int, ridge: float = 1.0) -> Statistics:
@@ -71,7 +76,10 @@ def least_squares(columns: Callable, size: int, ridge: float = 1.0) -> Statistic
 
 
 class StatisticsNetwork(nnx.Module):
-    """An MLP of the covariates and of statistics of the past.
+    """An MLP of the covariates and of statistics of the past, beside a linear map of the same.
+
+    The linear map passes on what is nearly right already (the log-odds of a long record, the
+    prediction of a regression); without it errors of the MLP add up along a generated sequence.
 
     Args:
         num_features: length of a covariate vector x; 0 without covariates.
@@ -96,6 +104,7 @@ class StatisticsNetwork(nnx.Module):
         ])  # fmt: skip
         small = nnx.initializers.variance_scaling(0.01, "fan_in", "normal")
         self.out = nnx.Linear(sizes[-1], head.size, kernel_init=small, rngs=rngs)
+        self.direct = nnx.Linear(sizes[0], head.size, kernel_init=small, rngs=rngs)
         self.statistics = statistics
         self.head = head
         self.num_features = num_features
@@ -105,9 +114,10 @@ class StatisticsNetwork(nnx.Module):
         return getattr(self, method)(*args)
 
     def _read(self, shown: jax.Array) -> dist.Distribution:
+        hidden = shown
         for layer in self.layers:
-            shown = nnx.silu(layer(shown))
-        return self.head.law(self.out(shown))
+            hidden = nnx.silu(layer(hidden))
+        return self.head.law(self.out(hidden) + self.direct(shown))
 
     def laws(self, x: jax.Array, y: jax.Array) -> dist.Distribution:
         """Law of each y[..., t] given x[..., t] and the pairs before it, all at once."""

@@ -47,7 +47,7 @@ from decisionppl.models._statistics import (
     Statistics,
     StatisticsNetwork,
     least_squares,
-    mean_and_count,
+    successes,
 )
 from decisionppl.models._transformer import Cache, Context, InvariantTransformer, Transformer
 
@@ -64,9 +64,9 @@ __all__ = [
     "binned",
     "gaussian",
     "least_squares",
-    "mean_and_count",
     "parallel",
     "sequence",
+    "successes",
 ]
 
 

@@ -43,7 +43,7 @@ def test_it_finds_the_maximum_likelihood():
 
 def test_interrupted_training_continues_to_the_bit(tmp_path, monkeypatch):
     net = neural.StatisticsNetwork(
-        0, neural.mean_and_count(), neural.bernoulli(), hidden=(4,), rngs=nnx.Rngs(0)
+        0, neural.successes(), neural.bernoulli(), hidden=(4,), rngs=nnx.Rngs(0)
     )
     model = neural.parallel(net)
 

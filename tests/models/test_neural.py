@@ -207,9 +207,10 @@ def test_statistics_are_those_of_the_past():
     phi = np.concatenate([[1.0], new])
     expected = [phi @ coefficients, phi @ np.linalg.solve(gram, phi), *coefficients]
     np.testing.assert_allclose(shown, expected, rtol=2e-4)
-    counts = neural.mean_and_count()
+    counts = neural.successes()
     state = counts.init()
-    assert counts.features(state, None).tolist() == [0.5, 1.0]
+    assert counts.features(state, None).tolist() == [0.5, 0.0, 1.0, 1.0]
     for value in (1.0, 0.0, 0.0):
         state = counts.update(state, None, value)
-    np.testing.assert_allclose(counts.features(state, None), [1 / 3, 1 / 4], rtol=1e-6)
+    expected = [1.5 / 4, math.log(1.5 / 2.5), 1 / 4, 1 / 2]
+    np.testing.assert_allclose(counts.features(state, None), expected, rtol=1e-6)

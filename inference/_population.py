@@ -169,12 +169,11 @@ def worlds_of(
             belief.values)  # fmt: skip
         observed = belief.observed.T if axis else belief.observed
 
-        def complete(arm: tuple, key: Any, carry: Any, values: Any, observed: Any) -> Any:
-            steps = whole.steps(table, arm)
+        def filled(arm: tuple, key: Any, carry: Any, values: Any, observed: Any) -> Any:
             fill = independently if one_step else generate
-            return fill(steps, key, carry, values, observed)
+            return fill(whole.steps(table, arm), key, carry, values, observed)
 
-        full = whole.each(complete, keys, belief.carry, cells, observed)
+        full = whole.each(filled, keys, belief.carry, cells, observed)
         full = {n: jnp.moveaxis(v, 0, axis) if axis else v for n, v in full.items()}
         full = {n: _spoiled(v, lost) for n, v in full.items()}
         return table, full

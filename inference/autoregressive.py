@@ -41,10 +41,11 @@ def autoregressive(
     r"""Beliefs of a sequence model about a finite population, by generation.
 
     The population has T units, T being the length of the sequence that `args` describe. Each
-    row of data is the next of them. A world is the population completed: cells that were seen
-    keep their values, all others are drawn one after the other, each given the seen and the
-    drawn before it. As everything is seen in the end, so is the truth: the variance of the
-    population mean given n observations goes to zero as n goes to T.
+    row of data is the next of them, in the order of arrival, and brings its covariates along.
+    A world is the population completed: cells that were seen keep their values, all others are
+    drawn one after the other, each given the seen and the drawn before it. As everything is
+    seen in the end, so is the truth: the variance of the population mean given n observations
+    goes to zero as n goes to T.
 
     Args:
         model: a NumPyro model with one `scan`, which draws each observation from its law given

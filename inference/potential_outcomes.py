@@ -70,7 +70,8 @@ def potential_outcomes(
     The parts go where every model and engine goes: `experiment.run(problem.model,
     problem.inference, rules.thompson, environment, ...)`. Each decision completes the table of
     potential outcomes (`inference.autoregressive`), fits the policy class to it, and scores the
-    arms at the current context.
+    arms at the current context. The round at hand is one of those to come in that table: its
+    context is drawn, or taken from `args`, like theirs, and becomes known with its outcome.
 
     Args:
         model: a sequence model of one arm's outcomes, as for `inference.autoregressive`.

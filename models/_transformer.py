@@ -254,17 +254,14 @@ class Context(NamedTuple):
 class InvariantTransformer(Transformer):
     """A transformer whose law does not depend on the order of the context.
 
-    The network of `Transformer` with another mask: pairs of the context attend each other. It
-    is trained on contexts of every length, none included.
+    The network of `Transformer` with another mask: pairs of the context attend each other. Train
+    it on contexts of every length, none included, as `neural.parallel` does.
     """
 
-    def laws(
-        self, x: jax.Array, y: jax.Array, context: jax.Array | None = None
+    def laws(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, x: jax.Array, y: jax.Array, context: jax.Array
     ) -> dist.Distribution:
-        """Law of each y[..., t] given x[..., t] and the first `context` [...] pairs.
-
-        Without `context` a length is drawn for each sequence, uniform on 0 ... T - 1.
-        """
+        """Law of each y[..., t] given x[..., t] and the first `context` [...] pairs."""
         seen = jnp.arange(y.shape[-1]) < jnp.asarray(context)[..., None]
         seen = seen[..., None, None, :]
         return self._encode(x, y, seen, seen)

@@ -5,7 +5,9 @@ import itertools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro.distributions as dist
 import pytest
+from numpyro.contrib.control_flow import scan
 from scipy import stats
 
 import decisionppl as dp
@@ -127,6 +129,40 @@ def test_contexts_and_a_policy_class_of_ones_own():
     right = scores(problem, belief, 200, jnp.asarray([1.0]))
     assert (left.argmax(1) == 0).mean() > 0.95
     assert (right.argmax(1) == 1).mean() > 0.95
+
+
+def test_contexts_that_were_seen_are_those_that_policies_are_fitted_to():
+    drawn = lambda key, t: (jnp.full(1, 4.0),)  # noqa: E731
+    keep = lambda x, y: x[:, 0]  # noqa: E731
+    score = lambda params, x: params[:2]  # noqa: E731
+    problem = inference.potential_outcomes(regions, X, arms=2, policy=(keep, score), contexts=drawn)
+    belief = told(problem, [0, 1], [0.0, 0.0], jnp.asarray([[-3.0], [-2.0]]))
+    fitted = problem.inference.sample(KEY, belief, 3)["policy"]
+    assert fitted[:, :4].tolist() == [[-3.0, -2.0, 4.0, 4.0]] * 3
+
+
+def test_policies_are_linear_in_contexts_unless_told_otherwise():
+    problem = inference.potential_outcomes(regions, X, arms=2)
+    belief = problem.inference.init(KEY)
+    worlds = problem.inference.sample(KEY, belief, 1)
+    at = lambda x: np.asarray(dp.utility(problem.model, worlds, key=0, args=(x,)))  # noqa: E731
+    left, middle, right = (at(jnp.asarray([x])) for x in (-1.0, 0.0, 1.0))
+    np.testing.assert_allclose(left + right, 2 * middle, atol=1e-5)
+    assert np.abs(right - left).max() > 1e-3
+
+
+def test_the_law_of_what_may_be_seen_is_that_of_the_context_at_hand():
+    """In place of the first context of the table, whatever the table ends with."""
+
+    def noisy(x):
+        def step(carry, x):
+            return carry, dp.outcome("y", dist.Normal(10 * x[0], 1.0))
+
+        return scan(step, 0.0, x)
+
+    problem = inference.potential_outcomes(noisy, X, arms=2)
+    trace = dp.play(problem.model, 0)(jnp.asarray([7.0]))
+    assert float(trace["y"]["fn"].mean) == pytest.approx(70.0)
 
 
 @pytest.mark.parametrize("one_step", [False, True])

@@ -41,6 +41,18 @@ def test_it_finds_the_maximum_likelihood():
     assert fit.losses[-1] < fit.losses[0]
 
 
+def test_every_step_sees_a_batch_of_its_own():
+    def model(x):
+        numpyro.param("m", jnp.zeros(()))
+        numpyro.factor("x", x)
+
+    def batches(key, step):
+        return (jax.random.normal(key, ()),)
+
+    losses = inference.train(model, batches, 8, key=0, optimizer=optax.sgd(0.0)).losses
+    assert len(set(losses.tolist())) == 8
+
+
 def test_interrupted_training_continues_to_the_bit(tmp_path, monkeypatch):
     net = neural.StatisticsNetwork(
         0, neural.successes(), neural.bernoulli(), hidden=(4,), rngs=nnx.Rngs(0)

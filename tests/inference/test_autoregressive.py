@@ -130,6 +130,7 @@ def test_a_block_that_is_just_full_is_drawn_to_its_end():
     model = sequences.normal_normal(5.0, 0.1, 0.1).sequence
     worlds = inference.impute(model, (32,), np.full(32, np.nan), key=0, num_worlds=50)["y"]
     assert float(worlds.min()) > 4.0  # at least six standard deviations; nothing left at zero
+    assert all(len(set(world)) == 32 for world in worlds.tolist())  # and nothing used twice
 
 
 def test_rows_that_do_not_count_change_nothing():

@@ -321,7 +321,12 @@ def test_thompson_sampling_agrees_with_enumeration():
     assert abs(totals.mean() - bandits.two_armed_value(12, "optimal")) > 6 * error
 
 
-@pytest.mark.parametrize("name", sorted(GALLERY))
+QUICK = ("gaussian", "linear")  # the other models of the gallery: ./check --slow
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in sorted(GALLERY)]
+)
 def test_learning_beats_guessing_on_every_gallery_model(name):
     problem = build(name)
     engine = problem.engine()

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from numpyro import handlers
+from numpyro.infer.util import log_density
 
 nnx = pytest.importorskip("flax.nnx")
 
@@ -73,6 +74,22 @@ def test_scan_and_parallel_forms_agree(kind, head):
     net = stirred(networks(HEADS[head], depth=2 if head == "gaussian" else 1)[kind])
     scanned = inference.sequence_loss(neural.sequence(net), (X[None],), Y[head][None])[0]
     np.testing.assert_allclose(scanned, parallel_losses(net, X, Y[head]), rtol=1e-5, atol=1e-5)
+
+
+def test_the_loss_of_training_is_the_mean_over_observations():
+    net = stirred(networks(neural.gaussian(), depth=1)["causal"])
+    y = jnp.stack([Y["gaussian"], -Y["gaussian"]])
+    model = neural.parallel(net)
+    seeded = handlers.seed(model, jax.random.key(0))
+    density = float(log_density(seeded, (X[None], y), {}, {})[0])
+    each = [parallel_losses(net, X, one).mean() for one in y]
+    assert density == pytest.approx(-float(sum(each)) / 2, rel=1e-4)
+
+
+def test_a_query_is_not_taken_for_a_pair_whose_outcome_is_zero():
+    net = stirred(networks(neural.gaussian(), depth=1)["causal"])
+    query, pair = net.embedding(X, None), net.embedding(X, jnp.zeros(len(X)))
+    assert float(jnp.abs(query - pair).max(axis=-1).min()) > 1e-4
 
 
 def test_forms_agree_beyond_a_fork():

@@ -11,7 +11,7 @@ from numpyro.contrib.control_flow import scan
 
 import decisionppl as dp
 from decisionppl import testing
-from decisionppl._decide import as_context
+from decisionppl._decision import as_context
 from decisionppl._utility import utility
 from decisionppl.models import GALLERY, bandits, build
 
@@ -145,7 +145,12 @@ def test_every_finding_has_a_defect():
     assert names - set(DEFECTS) == {"runs", "traced once"}
 
 
-@pytest.mark.parametrize("name", list(GALLERY))
+QUICK = ("beta_bernoulli", "linear")  # the other models of the gallery: ./check --slow
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in GALLERY]
+)
 def test_the_gallery_passes(name):
     problem = build(name)
     args = problem.args

@@ -6,6 +6,7 @@ from typing import Any
 from decisionppl import rules
 from decisionppl._act import act
 from decisionppl._cache import enable_compilation_cache
+from decisionppl._gaussian_process import GaussianProcess, SamplePath
 from decisionppl._inference import Inference, Rows, observe
 from decisionppl._play import play
 from decisionppl._roles import action, context, cost, outcome, reward, role_of, state
@@ -15,8 +16,10 @@ from decisionppl._utility import expectations, utility
 __version__ = "0.1.0"
 
 __all__ = [
+    "GaussianProcess",
     "Inference",
     "Rows",
+    "SamplePath",
     "Subsets",
     "act",
     "action",
@@ -27,6 +30,8 @@ __all__ = [
     "expectations",
     "experiment",
     "inference",
+    "kernels",
+    "means",
     "models",
     "observe",
     "outcome",
@@ -40,7 +45,7 @@ __all__ = [
 ]
 
 # Imported on first use, so that `import decisionppl` stays light.
-_LAZY = ("cli", "experiment", "inference", "models", "plots", "testing")
+_LAZY = ("cli", "experiment", "inference", "kernels", "means", "models", "plots", "testing")
 
 
 def __getattr__(name: str) -> Any:

@@ -8,10 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from decisionppl._decide import NUM_KEYS, Context, as_context, decide, decider
+from decisionppl._decide import decide, decider
+from decisionppl._decision import NUM_KEYS, Context, as_context
 from decisionppl._environment import logged_names
 from decisionppl._inference import Inference, observe
 from decisionppl._play import as_key
+from decisionppl._recommend import Recommendation, recommend
 from decisionppl._storage import from_arrays, function_hash, read_group, to_arrays, write_groups
 
 
@@ -82,6 +84,8 @@ class Experiment:
         self._example = jax.tree.map(jnp.asarray, example)
         self._decide = jax.jit(lambda key, belief, context: decide(
             self._parts, jax.random.split(key, NUM_KEYS), belief, context))  # fmt: skip
+        self._recommend = jax.jit(lambda key, belief, context: recommend(
+            self._parts, jax.random.split(key, NUM_KEYS), belief, context))  # fmt: skip
         self.belief = inference.init(jax.random.fold_in(self._key, 0))
         self._asked = 0
         self._told = 0
@@ -96,6 +100,10 @@ class Experiment:
     def ask(self, context: Any = None) -> Ask:
         """Decide, from everything told so far.
 
+        With an engine that can (`Surrogate.fantasise`), decisions whose outcome has not been told
+        count as if it had come out as expected, so that several asks in a row make a batch whose
+        members do not repeat each other.
+
         Args:
             context: what is known now, in the form of the example context.
 
@@ -108,12 +116,40 @@ class Experiment:
         given = self._checked(as_context(context))
         self._asked += 1
         key = jax.random.fold_in(jax.random.fold_in(self._key, 1), self._asked)
-        decision = self._decide(key, self.belief, given)
+        decision = self._decide(key, self._with_open(), given)
         action = {n: np.asarray(a) for n, a in decision.action.items()}
         self._open[self._asked] = (given, action)
         plain = {n: a.item() if a.ndim == 0 else a for n, a in action.items()}
         value = plain if len(plain) > 1 else next(iter(plain.values()))
         return Ask(value, float(decision.propensity), self._asked)
+
+    def _with_open(self) -> Any:
+        """The belief, with open decisions at their expected outcomes where the engine can."""
+        surrogate, belief = self._parts.inference.surrogate, self.belief
+        if surrogate is None:
+            return belief
+        for context, action in self._open.values():
+            belief = surrogate.fantasise(belief, action, context.args, dict(context.sites))
+        return belief
+
+    def recommend(self, context: Any = None) -> Recommendation:
+        """The action to settle for by what was told so far, and what there is left to gain.
+
+        Args:
+            context: what is known now, in the form of the example context.
+
+        Returns:
+            A `Recommendation`: action, mean and standard deviation of its utility, expected
+            regret, and the value of the best next observation.
+
+        Raises:
+            ValueError: an infinite action space with an engine that has no surrogate.
+        """
+        given = self._checked(as_context(context))
+        found = self._recommend(jax.random.fold_in(self._key, 3), self.belief, given)
+        action = {n: np.asarray(a) for n, a in found.action.items()}
+        numbers = (None if x is None else float(x) for x in found[1:])
+        return Recommendation(action, *numbers)  # pyright: ignore[reportArgumentType]
 
     def _checked(self, context: Context) -> Context:
         context = jax.tree.map(jnp.asarray, context)
@@ -195,6 +231,8 @@ class Experiment:
             raise ValueError(f"{path}: saved with another model; build the experiment with that.")
         tokens = json.loads(data.attrs["open"])
         actions = {n: a[0] for n, a in self._parts.actions.items()}
+        if self._parts.space is not None:
+            actions = {n: s.sample(jax.random.key(0)) for n, s in self._parts.space.items()}
         like = [self.belief, [(self._example, actions) for _ in tokens]]
         leaves = [np.asarray(data[f"leaf_{i}"].values) for i in range(len(data.data_vars))]
         self.belief, opened = from_arrays(leaves, jax.tree.map(jnp.asarray, like))

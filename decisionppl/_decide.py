@@ -1,61 +1,32 @@
 """From a belief to a decision: the one path that loops and ask/tell share."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro.distributions as dist
 
 from decisionppl import rules
+from decisionppl._decision import (
+    MOST_TARGETS,
+    Context,
+    Decision,
+    allowed,
+    net_of,
+    unwrapped,
+    visited_actions,
+)
+from decisionppl._gaussian_process import at_mean
 from decisionppl._inference import Inference
 from decisionppl._play import play
+from decisionppl._propose import check_searchable, propose
 from decisionppl._roles import role_of
-from decisionppl._space import as_actions, availability
+from decisionppl._space import action_sites, as_actions, availability, is_finite
 from decisionppl._structure import depends
 from decisionppl._utility import expectations
-
-
-class Context(NamedTuple):
-    """What is known before a decision.
-
-    Attributes:
-        args: the model's arguments.
-        sites: dict from context site to value.
-    """
-
-    args: tuple = ()
-    sites: Mapping[str, Any] = {}
-
-
-def as_context(context: Any) -> Context:
-    """A `Context` from a tuple of arguments, a dict of context sites, one value, or None."""
-    if isinstance(context, Context):
-        return context
-    if context is None:
-        return Context()
-    if isinstance(context, Mapping):
-        return Context((), context)
-    return Context(context if isinstance(context, tuple) else (context,))
-
-
-class Decision(NamedTuple):
-    """A decision and its law.
-
-    Attributes:
-        action: dict from action site to the value chosen.
-        index: its position among the candidate actions.
-        propensity: probability with which the rule chose it, given what it saw: the exact
-            law of the choice given the Monte Carlo draws (if any), so weights of
-            1/propensity are unbiased wherever it is positive.
-        scores: [actions], what the rule maximised.
-    """
-
-    action: dict[str, jax.Array]
-    index: jax.Array
-    propensity: jax.Array
-    scores: jax.Array
 
 
 class Decider(NamedTuple):
@@ -65,13 +36,16 @@ class Decider(NamedTuple):
         model: a one-round model.
         inference: the belief engine.
         rule: a rule from `decisionppl.rules`, or any callable of that form.
-        actions: candidates per action site, [actions, ...].
+        actions: candidates per action site, [actions, ...]; empty where the space is searched.
         draws: worlds drawn per decision where no closed form serves.
         constraint: None, or a function of `expectations` (dict site -> [draws, actions, ...])
             that returns a bool mask [actions] of what is allowed.
         available: bool [actions] if the logging law is the same in every round, None if it
             always offers every action, or "per round".
         roles: names of the reward and of the cost sites.
+        space: None, or the law of each action site, where there are no candidates and the
+            action is searched for in their supports.
+        targets: None, or indices of candidates that between them have every utility.
     """
 
     model: Callable
@@ -82,6 +56,8 @@ class Decider(NamedTuple):
     constraint: Callable | None
     available: Any
     roles: dict[str, tuple[str, ...]]
+    space: dict[str, dist.Distribution] | None = None
+    targets: np.ndarray | None = None
 
 
 def decider(
@@ -103,28 +79,51 @@ def decider(
     if not callable(rule):
         raise TypeError(f"rule: expected a rule such as rules.thompson, got {rule!r}.")
     if draws is None:
-        draws = 1 if _unwrapped(rule)[0] is rules.thompson else 128
+        draws = 1 if unwrapped(rule)[0] is rules.thompson else 128
     if draws < 1:
         raise ValueError(f"draws: expected at least 1, got {draws}.")
-    candidates = as_actions(model, actions, *example.args)
-    trace = play(model, 0, data=dict(example.sites))(*example.args)
+    space = None
+    if actions is None:
+        sites = action_sites(model, *example.args)
+        space = None if is_finite(sites) else sites
+    candidates = {} if space is not None else as_actions(model, actions, *example.args)
+    trace = play(at_mean(model), 0, data=dict(example.sites))(*example.args)
     roles = {r: tuple(n for n, s in trace.items() if role_of(s) == r) for r in ("reward", "cost")}
     if not roles["reward"]:
         raise ValueError(
             f"the model has no reward site (its sites: {list(trace)}), so no action is better "
             'than another. Declare what is wanted with dp.reward("name", ...).'
         )
+    needs_targets = hasattr(unwrapped(rule)[0], "targets")
+    if needs_targets and inference.surrogate is None:
+        raise ValueError(
+            f"{getattr(unwrapped(rule)[0], '__name__', rule)} asks what outcomes would tell, which "
+            "needs an engine with a surrogate: inference.gaussian_process."
+        )
+    if space is not None:
+        check_searchable(rule, inference)
+        return Decider(
+            model, inference, rule, {}, draws, constraint, None, roles, space, None
+        )  # fmt: skip
     available = _availability(model, candidates, example)
-    return Decider(model, inference, rule, candidates, draws, constraint, available, roles)
+    targets = None
+    if needs_targets:
+        targets = distinct(inference, candidates, net=not unwrapped(rule)[1])
+    return Decider(
+        model, inference, rule, candidates, draws, constraint, available, roles, None, targets
+    )
 
 
-def _unwrapped(rule: Any) -> tuple[Callable, bool]:
-    """The rule inside `functools.partial` and `rules.per_cost`; whether it is per unit of cost."""
-    per_cost = False
-    while isinstance(rule, functools.partial) or hasattr(rule, "rule"):
-        per_cost |= getattr(rule, "per_cost", False)
-        rule = rule.func if isinstance(rule, functools.partial) else rule.rule
-    return rule, per_cost
+def distinct(inference: Inference, actions: dict[str, jax.Array], *, net: bool) -> np.ndarray:
+    """Indices of candidates that between them have every utility: one per set of equals."""
+    assert inference.surrogate is not None
+    names = inference.surrogate.relevant.get(net, tuple(actions))
+    relevant = [np.asarray(actions[n]) for n in names]
+    count = len(next(iter(actions.values())))
+    if not relevant:
+        return np.arange(1)
+    table = np.concatenate([a.reshape(count, -1) for a in relevant], axis=1)
+    return np.sort(np.unique(table, axis=0, return_index=True)[1])
 
 
 def _availability(model: Callable, actions: dict[str, jax.Array], example: Context) -> Any:
@@ -143,13 +142,6 @@ def _available(parts: Decider, context: Context) -> jax.Array | None:
     return parts.available
 
 
-def _sum_sites(values: Mapping[str, jax.Array], names: tuple[str, ...]) -> jax.Array:
-    return sum(values[n].reshape(*values[n].shape[:2], -1).sum(-1) for n in names)  # pyright: ignore
-
-
-NUM_KEYS = 3
-
-
 def decide(parts: Decider, keys: Any, belief: Any, context: Context) -> Decision:
     """Choose an action: utilities from the belief, the rule's choice among what is allowed.
 
@@ -159,32 +151,53 @@ def decide(parts: Decider, keys: Any, belief: Any, context: Context) -> Decision
         belief: of the engine.
         context: what is known.
     """
+    if parts.space is not None:
+        return propose(parts, keys, belief, context)
     mask = _available(parts, context)
     world_key, utility_key, rule_key = keys
-    per_cost = _unwrapped(parts.rule)[1]
-    predict = parts.inference.predict
-    if predict is not None and not per_cost and parts.constraint is None:
-        law = predict(belief, parts.actions, context.args, dict(context.sites) or None)
+    per_cost = unwrapped(parts.rule)[1]
+    inference, args, data = parts.inference, context.args, dict(context.sites)
+    predict = inference.predict
+    closed = predict is not None and not per_cost and parts.constraint is None
+    if closed and parts.targets is None:
+        law = predict(belief, parts.actions, args, data or None)  # pyright: ignore
         choice = parts.rule(rule_key, law, mask=mask)
     else:
-        worlds = parts.inference.sample(world_key, belief, parts.draws)
-        values = expectations(
-            parts.model, worlds, parts.actions, key=utility_key, args=context.args,
-            data=dict(context.sites),
-        )  # fmt: skip
-        reward = _sum_sites(values, parts.roles["reward"])
-        cost = _sum_sites(values, parts.roles["cost"]) if parts.roles["cost"] else None
-        if parts.constraint is not None:
-            allowed = parts.constraint(values)
-            # if nothing is allowed, the constraint is dropped rather than the round
-            allowed = jnp.where(jnp.any(allowed if mask is None else allowed & mask), allowed, True)
-            mask = allowed if mask is None else allowed & mask
-        if per_cost:
-            if cost is None:
-                raise ValueError("per_cost needs a cost site in the model: dp.cost(name, ...).")
-            choice = parts.rule(rule_key, reward, mask=mask, cost=jnp.mean(cost, axis=0))
-        else:
-            utility = reward if cost is None else reward - cost
-            choice = parts.rule(rule_key, utility, mask=mask)
+        utility, cost = None, None
+        if parts.targets is None or parts.constraint is not None or per_cost:
+            worlds = inference.sample(world_key, belief, parts.draws)
+            values = expectations(
+                parts.model, worlds, parts.actions, key=utility_key, args=args, data=data
+            )
+            mask = allowed(parts.constraint, values, mask)
+            utility, cost = net_of(values, parts.roles)
+            utility = utility if cost is None or per_cost else utility - cost
+        extra = {"cost": _price(cost)} if per_cost else {}
+        if parts.targets is not None:
+            utility = _preposterior(parts, belief, args, data, net=not per_cost)
+        choice = parts.rule(rule_key, utility, mask=mask, **extra)
     action = {n: a[choice.action] for n, a in parts.actions.items()}
     return Decision(action, choice.action, choice.probabilities[choice.action], choice.scores)
+
+
+def _preposterior(parts: Decider, belief: Any, args: tuple, data: Any, *, net: bool) -> Any:
+    """What the outcome of each candidate would tell about the distinct utilities."""
+    surrogate = parts.inference.surrogate
+    assert surrogate is not None
+    view = surrogate.view(belief)
+    if unwrapped(parts.rule)[0].targets == "visited":
+        targets = visited_actions(surrogate, belief)
+    else:
+        targets = {n: a[parts.targets] for n, a in parts.actions.items()}
+        if len(parts.targets) > MOST_TARGETS:  # pyright: ignore[reportArgumentType]
+            law = surrogate.utility(view, targets, args, data, net)
+            hopeful = jnp.mean(law.loc + 2 * law.scale, axis=0)
+            best = jax.lax.top_k(hopeful, MOST_TARGETS)[1]
+            targets = {n: a[best] for n, a in targets.items()}
+    return surrogate.preposterior(view, parts.actions, targets, args, data, net)
+
+
+def _price(cost: jax.Array | None) -> jax.Array:
+    if cost is None:
+        raise ValueError("per_cost needs a cost site in the model: dp.cost(name, ...).")
+    return jnp.mean(cost, axis=0)

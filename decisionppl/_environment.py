@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from decisionppl._decide import Context, as_context
+from decisionppl._decision import Context, as_context
 from decisionppl._play import is_latent, play
 from decisionppl._roles import role_of
 from decisionppl._utility import utility

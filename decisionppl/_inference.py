@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 
+from decisionppl._gaussian_process import at_mean
 from decisionppl._play import _cast, play
 from decisionppl._roles import role_of
 
@@ -39,12 +40,47 @@ class Inference(NamedTuple):
         predict: `(belief, actions, args, data) -> Distribution` of the utility, joint over
             actions, where it is Gaussian in closed form; else None. `data` holds the
             values of context sites.
+        surrogate: what rules that plan one step ahead ask, see `Surrogate`; else None.
     """
 
     init: Callable
     update: Callable
     sample: Callable
     predict: Callable | None = None
+    surrogate: "Surrogate | None" = None
+
+
+class Surrogate(NamedTuple):
+    """What a Gaussian belief about functions can say in closed form.
+
+    A view is the belief made ready to be asked; every answer has a leading axis [draws] of
+    hyperparameter values (one, if they were maximised). Actions are dicts from action site to
+    arrays [actions, ...]; `args` are the model's arguments, `data` values of context sites.
+
+    Attributes:
+        view: `(belief) -> view`.
+        utility: `(view, actions, args, data, net) -> Normal` [draws, actions], each action
+            alone: rewards less costs, or rewards alone if `net` is False.
+        preposterior: `(view, actions, targets, args, data, net) -> Preposterior`: what the
+            outcome of each action would tell about the utilities of the targets.
+        fantasise: `(belief, action, args, data) -> belief` as if the outcome of an action had
+            come out at its expected value; hyperparameters stay.
+        visited: `(belief) -> (actions, mask)`: actions of the history [rows, ...].
+        hyperparameters: `(belief) -> dict` site -> [draws, ...].
+        leave_one_out: `(belief) -> Normal` [draws, rows, outcomes], each logged value given all
+            others; padding of the history is NaN.
+        relevant: names of the action sites that utilities depend on, of rewards less costs
+            (True) and of rewards alone (False).
+    """
+
+    view: Callable
+    utility: Callable
+    preposterior: Callable
+    fantasise: Callable
+    visited: Callable
+    hyperparameters: Callable
+    leave_one_out: Callable
+    relevant: dict[bool, tuple[str, ...]]
 
 
 def observe(
@@ -89,6 +125,7 @@ def observe(
     mask = np.ones(num_rows, bool) if mask is None else np.asarray(mask, bool)
     if num_rows == 0:
         raise ValueError("no rows: every array has a leading axis of length 0.")
+    model = at_mean(model)  # what the check looks at does not depend on unknown functions
     trace = play(model, 0)(*jax.tree.map(lambda x: x[0], args))
     _check_sites(arrays, trace)
     values = {n: jnp.asarray(_checked(n, v, trace[n], mask)) for n, v in arrays.items()}

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
-from decisionppl._decide import NUM_KEYS, Context, Decider, as_context, decide
+from decisionppl._decide import Decider, decide
+from decisionppl._decision import NUM_KEYS, Context, as_context
 from decisionppl._environment import Environment
 from decisionppl._hoist import split
 from decisionppl._inference import Rows
@@ -88,12 +89,14 @@ def _one_decision(loop: Loop, keys: jax.Array, belief: Any, state: Any, t: jax.A
         wait = jnp.asarray(loop.delay.rounds(delay_key, context, decision.action), jnp.int32)
         wait = jnp.clip(wait, 0, loop.delay.maximum)
     record = {"index": decision.index}
-    if loop.propensities:
+    searched = loop.decider.space is not None  # there is no list of actions to index or compare
+    if loop.propensities and not searched:
         record["propensity"] = decision.propensity
-    if loop.regret and loop.environment.value is not None:
+    if loop.regret and loop.environment.value is not None and not searched:
         values = loop.environment.value(state, t, context, loop.decider.actions)
         record["regret"] = jnp.max(values) - values[decision.index]
-    return (context.args, sites), wait, {**record, **{f"site:{n}": sites[n] for n in outcomes}}
+    logged = [*outcomes, *(decision.action if searched else ())]
+    return (context.args, sites), wait, {**record, **{f"site:{n}": sites[n] for n in logged}}
 
 
 def typed_sites(loop: Loop, context: Context, sites: Mapping[str, Any]) -> dict[str, jax.Array]:

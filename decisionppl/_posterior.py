@@ -79,7 +79,7 @@ def posterior(utility, mask=None, unit=None):
         first = utility
         utility, actions = matrix(utility, "utility")
     values, feasible = concrete(first), concrete(np.ones(actions, bool) if mask is None else mask)
-    mask = _mask(mask, actions)
+    mask = check_mask(mask, actions)
     if values is not None and feasible is not None and np.isnan(values[..., feasible]).any():
         where = np.unique(np.nonzero(np.isnan(values) & feasible)[-1]).tolist()
         raise ValueError(
@@ -187,7 +187,7 @@ def _gaussian(utility):
     return utility, utility.event_shape[0], utility.mean
 
 
-def _mask(mask, actions):
+def check_mask(mask, actions):
     if mask is None:
         return jnp.ones(actions, bool)
     values, mask = concrete(mask), jnp.asarray(mask)

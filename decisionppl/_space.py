@@ -11,6 +11,7 @@ import numpy as np
 import numpyro.distributions as dist
 from numpyro.distributions import constraints
 
+from decisionppl._gaussian_process import at_mean
 from decisionppl._play import play
 from decisionppl._roles import role_of
 
@@ -89,7 +90,7 @@ class Subsets(dist.Distribution):
 
 def action_sites(model: Callable, *args: Any) -> dict[str, dist.Distribution]:
     """The model's action sites and their spaces, in program order."""
-    trace = play(model, 0)(*args)
+    trace = play(at_mean(model), 0)(*args)
     found = {n: s["fn"] for n, s in trace.items() if role_of(s) == "action"}
     if not found:
         raise ValueError(
@@ -97,6 +98,11 @@ def action_sites(model: Callable, *args: Any) -> dict[str, dist.Distribution]:
             'with dp.action("name", space).'
         )
     return found
+
+
+def is_finite(sites: Mapping[str, dist.Distribution]) -> bool:
+    """Whether every action site can be enumerated, or must be refused when it is."""
+    return all(s.has_enumerate_support or s.batch_shape for s in sites.values())
 
 
 def _enumerate(name: str, space: dist.Distribution) -> np.ndarray:

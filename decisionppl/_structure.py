@@ -29,7 +29,7 @@ _SMOOTH = {
     "expand_dims", "expm1", "gather", "integer_pow", "lgamma", "log", "log1p", "logistic", "mul",
     "neg", "pad", "pow", "reduce_prod", "reduce_sum", "reshape", "rev", "rsqrt", "scatter",
     "scatter-add", "scatter-mul", "select_n", "sin", "sinh", "slice", "split", "sqrt", "square",
-    "squeeze", "sub", "tan", "tanh", "transpose", "triangular_solve",
+    "squeeze", "stack", "sub", "tan", "tanh", "transpose", "triangular_solve",
 }  # fmt: skip
 # inputs that choose what is taken rather than being taken
 _CHOOSING: dict[str, Callable[[int], range | list[int]]] = {

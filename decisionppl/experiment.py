@@ -12,11 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from decisionppl._ask import Ask, Experiment
-from decisionppl._decide import Context, as_context, decider
+from decisionppl._decide import decider
+from decisionppl._decision import Context, as_context
 from decisionppl._environment import Environment, as_environment, from_model, num_contexts
 from decisionppl._inference import Inference
 from decisionppl._loop import Carry, Delay, Loop, Program, compile_loop
 from decisionppl._play import as_key
+from decisionppl._recommend import Recommendation
 from decisionppl._result import Result
 from decisionppl._storage import from_arrays, function_hash, to_arrays
 
@@ -26,6 +28,7 @@ __all__ = [
     "Delay",
     "Environment",
     "Experiment",
+    "Recommendation",
     "Result",
     "from_model",
     "run",
@@ -89,7 +92,9 @@ def run(
         replications: independent repetitions.
         contexts: the model's arguments: arrays [horizon * batch, ...] (a tuple for several
             arguments, a dict for context sites) or `(key, t) -> context`.
-        actions: candidate actions, as in `decisionppl.utility`; None enumerates.
+        actions: candidate actions, as in `decisionppl.utility`; None enumerates a finite space
+            and searches any other (`log_ei`, `ucb`, `thompson`, `knowledge_gradient`, ...), in
+            which case there are no propensities and no regret.
         draws: worlds drawn per decision where the utility has no Gaussian closed form; None
             is 1 for Thompson sampling, which needs no more, else 128. Propensities are exact
             given those draws, so take a few hundred if importance weights are wanted.
@@ -377,7 +382,8 @@ def _dataset(loop: Loop, records: dict[str, np.ndarray], first: int) -> Any:
 
     for name, candidates in loop.decider.actions.items():
         add(name, np.asarray(candidates)[records["index"]])
-    add("action_index", records["index"])
+    if loop.decider.space is None:
+        add("action_index", records["index"])
     for name, value in records.items():
         if name != "index":
             add(name.removeprefix("site:"), value)

@@ -17,6 +17,11 @@ works under `jax.jit`, `jax.vmap` and `jax.lax.scan`, in float32 and float64.
 - ``num_draws``: joint draws taken where a distribution has no closed form. It is a shape, so
   static under jit.
 
+`knowledge_gradient`, `noisy_expected_improvement` and `max_value_entropy` value what an action
+would teach about the utilities of others, such as those at the target fidelity. In place of
+utilities they take a `Preposterior`, which engines with a `surrogate` provide; experiments see to
+it.
+
 Ties are broken uniformly at random and show in ``probabilities``. Wrong shapes raise ValueError
 and wrong types TypeError. So do, where values are known (not traced), a mask without a feasible
 action, a NaN utility of a feasible action, a cost that is not positive, and a parameter out of
@@ -25,7 +30,6 @@ range; under tracing such values give a meaningless choice.
 
 import dataclasses
 from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -33,15 +37,26 @@ import numpyro.distributions as dist
 
 from decisionppl import _acquisition as acq
 from decisionppl import _posterior as post
+from decisionppl._choice import Choice, largest, masked, pick
+from decisionppl._preposterior import (
+    Preposterior,
+    knowledge_gradient,
+    max_value_entropy,
+    noisy_expected_improvement,
+)
 
 __all__ = [
     "Choice",
+    "Preposterior",
     "epsilon_greedy",
     "expected_improvement",
     "feasible",
     "greedy",
     "information_directed",
+    "knowledge_gradient",
     "log_ei",
+    "max_value_entropy",
+    "noisy_expected_improvement",
     "per_cost",
     "probability_of_best",
     "thompson",
@@ -54,21 +69,6 @@ Array = jax.Array
 Utility = Array | dist.Distribution
 Vector = Array | None  # [actions]
 Number = Array | float
-
-
-class Choice(NamedTuple):
-    """What a rule decides.
-
-    Attributes:
-      action: index of the chosen action, int32, shape ().
-      probabilities: law of ``action`` given the utilities, over the rule's key, [actions]. Exact,
-        except where a joint Gaussian leaves only Monte Carlo.
-      scores: what the rule maximises, [actions]; -inf where masked.
-    """
-
-    action: Array
-    probabilities: Array
-    scores: Array
 
 
 def thompson(
@@ -105,9 +105,9 @@ def thompson(
     post.check_draws(num_draws)
     known = post.posterior(utility, mask, cost)
     draw_key, tie_key, law_key = jax.random.split(key, 3)
-    action = _sample(tie_key, acq.shares(known.one_draw(draw_key), known.mask))
+    action = pick(tie_key, acq.shares(known.one_draw(draw_key), known.mask))
     law = known.probability_of_best(law_key, num_draws)
-    return Choice(action, law, _masked(law, known.mask))
+    return Choice(action, law, masked(law, known.mask))
 
 
 def probability_of_best(
@@ -138,7 +138,7 @@ def probability_of_best(
     post.check_draws(num_draws)
     known = post.posterior(utility, mask, cost)
     tie_key, law_key = jax.random.split(key)
-    return _maximise(tie_key, known.probability_of_best(law_key, num_draws), known.mask)
+    return largest(tie_key, known.probability_of_best(law_key, num_draws), known.mask)
 
 
 def top_two(
@@ -187,7 +187,7 @@ def top_two(
     choice_key, law_key = jax.random.split(key)
     best = known.probability_of_best(law_key, num_draws)
     law = acq.top_two_law(best, known.moments()[0], known.mask, beta)
-    return Choice(_sample(choice_key, law), law, _masked(law, known.mask))
+    return Choice(pick(choice_key, law), law, masked(law, known.mask))
 
 
 def greedy(key: Array, utility: Utility, *, mask: Vector = None, cost: Vector = None) -> Choice:
@@ -211,7 +211,7 @@ def greedy(key: Array, utility: Utility, *, mask: Vector = None, cost: Vector = 
       [0.5, 1.5]
     """
     known = post.posterior(utility, mask, cost)
-    return _maximise(key, known.moments()[0], known.mask)
+    return largest(key, known.moments()[0], known.mask)
 
 
 def ucb(
@@ -254,7 +254,7 @@ def ucb(
         bound = mean + sd * jax.scipy.special.ndtri(jnp.asarray(quantile, mean.dtype))
     else:
         bound = jnp.quantile(known.draws(key, None), quantile, axis=0)
-    return _maximise(key, bound, known.mask)
+    return largest(key, bound, known.mask)
 
 
 def epsilon_greedy(
@@ -286,7 +286,7 @@ def epsilon_greedy(
     mean = known.moments()[0]
     even = acq.shares(jnp.zeros_like(mean), known.mask)
     law = (1 - epsilon) * acq.shares(mean, known.mask) + epsilon * even
-    return Choice(_sample(key, law), law, _masked(mean, known.mask))
+    return Choice(pick(key, law), law, masked(mean, known.mask))
 
 
 def uniform(key: Array, utility: Utility, *, mask: Vector = None, cost: Vector = None) -> Choice:
@@ -311,7 +311,7 @@ def uniform(key: Array, utility: Utility, *, mask: Vector = None, cost: Vector =
       [0.5, 0.0, 0.5]
     """
     known = post.posterior(utility, mask, cost)
-    return _maximise(key, jnp.zeros_like(known.moments()[0]), known.mask)
+    return largest(key, jnp.zeros_like(known.moments()[0]), known.mask)
 
 
 def information_directed(
@@ -354,8 +354,8 @@ def information_directed(
     regret, gain = acq.regret_and_gain(known.draws(draw_key, num_draws), known.mask)
     gain = gain / post.check_cost(cost, gain.shape[0])
     law = acq.two_point_law(regret, gain, known.mask)
-    scores = _masked(-acq.information_ratio(regret, gain), known.mask)
-    return Choice(_sample(choice_key, law), law, scores)
+    scores = masked(-acq.information_ratio(regret, gain), known.mask)
+    return Choice(pick(choice_key, law), law, scores)
 
 
 def expected_improvement(
@@ -399,7 +399,7 @@ def expected_improvement(
         improvement = jnp.exp(acq.log_gaussian_ei(mean, sd, best))
     else:
         improvement = jnp.maximum(known.draws(key, None) - best, 0.0).mean(0)
-    return _maximise(key, improvement / post.check_cost(cost, mean.shape[0]), known.mask)
+    return largest(key, improvement / post.check_cost(cost, mean.shape[0]), known.mask)
 
 
 def log_ei(
@@ -442,7 +442,7 @@ def log_ei(
     known = post.posterior(utility, mask)
     mean, sd = known.moments()
     score = acq.log_gaussian_ei(mean, sd, _incumbent(best, mean, known.mask))
-    return _maximise(key, score - jnp.log(post.check_cost(cost, mean.shape[0])), known.mask)
+    return largest(key, score - jnp.log(post.check_cost(cost, mean.shape[0])), known.mask)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -538,16 +538,3 @@ def _incumbent(best, mean, mask):
     if jnp.ndim(best):
         raise ValueError(f"best must be a scalar utility; got shape {jnp.shape(best)}.")
     return best
-
-
-def _masked(scores, mask):
-    return jnp.where(mask, scores, -jnp.inf)
-
-
-def _sample(key, law):
-    return jax.random.categorical(key, jnp.log(law)).astype(jnp.int32)
-
-
-def _maximise(key, scores, mask):
-    law = acq.shares(scores, mask)
-    return Choice(_sample(key, law), law, _masked(scores, mask))

@@ -10,6 +10,7 @@ from decisionppl._inference import Inference, Rows, observe
 from decisionppl.inference import policies
 from decisionppl.inference.autoregressive import autoregressive, impute
 from decisionppl.inference.conjugate import conjugate
+from decisionppl.inference.gaussian_process import gaussian_process
 from decisionppl.inference.labelling import (
     Labelled,
     Uncertainty,
@@ -35,6 +36,7 @@ __all__ = [
     "autoregressive",
     "conjugate",
     "diagnostics",
+    "gaussian_process",
     "impute",
     "label",
     "laplace",

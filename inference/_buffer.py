@@ -126,10 +126,13 @@ def filled(buffer: Buffer) -> Rows:
 
 def poisoned(buffer: Buffer, worlds: Any) -> Any:
     """NaN in place of worlds learned from a buffer that lost rows, so that it shows."""
-    return jax.tree.map(
-        lambda x: jnp.where(buffer.count > buffer.capacity, jnp.asarray(jnp.nan, x.dtype), x),
-        worlds,
-    )
+
+    def spoil(x: jax.Array) -> jax.Array:
+        if not jnp.issubdtype(x.dtype, jnp.inexact):
+            return x
+        return jnp.where(buffer.count > buffer.capacity, jnp.asarray(jnp.nan, x.dtype), x)
+
+    return jax.tree.map(spoil, worlds)
 
 
 def is_traced(tree: Any) -> bool:

@@ -98,9 +98,18 @@ def unit_mass(position: dict[str, jax.Array], settings: dict) -> Any:
     )
 
 
-def chain_of(latents: Latents, settings: dict, num_samples: int) -> Callable:
-    """`(key, chain, rows) -> (chain, draws, stats)` of one chain."""
-    likelihood = log_likelihood(latents.model)
+def chain_of(
+    latents: Latents, settings: dict, num_samples: int, likelihood: Callable | None = None
+) -> Callable:
+    """`(key, chain, rows) -> (chain, draws, stats)` of one chain.
+
+    Args:
+        latents: of the model.
+        settings: of NumPyro's sampler.
+        num_samples: transitions that are kept.
+        likelihood: `(world, rows) -> log density`; default the product over rows.
+    """
+    likelihood = log_likelihood(latents.model) if likelihood is None else likelihood
     num_warmup = settings["num_warmup"]
 
     # compiled here only so that it is traced once, not at each of its uses in the sampler

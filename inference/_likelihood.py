@@ -13,7 +13,7 @@ from numpyro.primitives import Messenger
 from decisionppl._inference import Rows
 from decisionppl._play import Trace, is_latent, play
 from decisionppl._roles import ROLES, role_of
-from decisionppl._structure import depends
+from decisionppl._structure import dependent_outputs, depends
 
 Values = Mapping[str, Any]
 
@@ -115,8 +115,13 @@ def _unconstrained_run(model: Callable, args: tuple, z: Values) -> Trace:
     )
 
 
-def latents_of(model: Callable, args: tuple) -> Latents:
+def latents_of(model: Callable, args: tuple, *, optional: bool = False) -> Latents:
     """Analyse a one-round model: its latents, their prior, and what can be logged.
+
+    Args:
+        model: a one-round model.
+        args: example arguments.
+        optional: whether a model without latents will do.
 
     Raises:
         ValueError: a latent whose prior depends on the row (its context or action).
@@ -124,7 +129,7 @@ def latents_of(model: Callable, args: tuple) -> Latents:
     """
     trace = play(model, 0)(*args)
     latents = {n: s for n, s in trace.items() if is_latent(s)}
-    _check_latents(trace, latents)
+    _check_latents(trace, latents, optional)
     _check_global(model, args, list(latents), trace)
     prototype = {
         n: jnp.zeros_like(_transform(s).inv(jnp.asarray(s["value"]))) for n, s in latents.items()
@@ -155,14 +160,14 @@ def latents_of(model: Callable, args: tuple) -> Latents:
     return Latents(model, args, prototype, constrain, log_prior, unconstrain, draw, sites)
 
 
-def _check_latents(trace: Trace, latents: Values) -> None:
+def _check_latents(trace: Trace, latents: Values, optional: bool) -> None:
     for name, site in trace.items():
         if site["type"] == "sample" and site["is_observed"]:
             raise TypeError(
                 f"site {name!r} has obs= in the model. Data enter through rows: write "
                 f'dp.outcome("{name}", ...) and log its value.'
             )
-    if not latents:
+    if not latents and not optional:
         raise TypeError(
             f"the model has no latent site (its sites: {list(trace)}), so there is nothing to "
             "learn. Unknowns are ordinary numpyro.sample sites."
@@ -185,15 +190,13 @@ def _check_global(model: Callable, args: tuple, names: list[str], trace: Trace) 
     values = {n: trace[n]["value"] for n in names}
     sites = example_sites(trace)
 
-    def prior_of(name: str) -> Callable:
-        def log_prob(sites: Values, args: tuple) -> jax.Array:
-            return _log_prob(play(model, jax.random.key(0), world=values, data=sites)(*args)[name])
+    def priors(sites: Values, args: tuple) -> list[jax.Array]:
+        trace = play(model, jax.random.key(0), world=values, data=sites)(*args)
+        return [_log_prob(trace[name]) for name in names]
 
-        return log_prob
-
-    for name in names:
-        for i, what in enumerate(("an action or outcome", "the model's arguments")):
-            if depends(prior_of(name), i, sites, args):
+    for i, what in enumerate(("an action or outcome", "the model's arguments")):
+        for name, moves in zip(names, dependent_outputs(priors, i, sites, args), strict=True):
+            if moves:
                 raise ValueError(
                     f"latent site {name!r}: its prior depends on {what}, so it differs between "
                     "rounds. A latent is shared by all rounds; make a per-round unknown an "

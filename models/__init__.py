@@ -9,7 +9,13 @@ if not __name__.startswith("decisionppl."):
 import importlib
 from typing import Any
 
-from decisionppl.models import bandits, potential_outcomes, sequences
+from decisionppl.models import (
+    bandits,
+    data_mixture,
+    potential_outcomes,
+    sequences,
+    test_functions,
+)
 from decisionppl.models._gallery import GALLERY, Entry, Problem, build
 
 __all__ = [
@@ -18,9 +24,11 @@ __all__ = [
     "Problem",
     "bandits",
     "build",
+    "data_mixture",
     "neural",
     "potential_outcomes",
     "sequences",
+    "test_functions",
 ]
 
 

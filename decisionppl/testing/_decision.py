@@ -8,7 +8,8 @@ import numpy as np
 from scipy import stats
 
 from decisionppl import rules
-from decisionppl._decide import NUM_KEYS, Context, as_context, decide, decider
+from decisionppl._decide import decide, decider
+from decisionppl._decision import NUM_KEYS, Context, as_context
 from decisionppl._inference import Inference, Rows
 from decisionppl._play import as_key
 from decisionppl._space import availability

@@ -257,7 +257,7 @@ class _Prepared(NamedTuple):
         parts = self.simulator
         arrays = [np.asarray(x).tobytes() for x in jax.tree.leaves((parts.args, rows))]
         given = hashlib.sha256(b"".join(arrays)).hexdigest()[:16]
-        engine = [function_hash(f) for f in self.inference if f is not None]
+        engine = [function_hash(f) for f in self.inference if callable(f)]
         names = self.quantities.names
         model = function_hash(parts.model)
         return repr((kind, model, engine, parts.num_rows, given, parts.data, self.num_draws, names))

@@ -13,7 +13,7 @@ import pytest
 
 import decisionppl as dp
 from decisionppl import inference, plots, testing
-from decisionppl._decide import as_context
+from decisionppl._decision import as_context
 from decisionppl.models import build
 from decisionppl.testing import reference
 from decisionppl.testing._repeat import repeat

@@ -1,0 +1,274 @@
+"""Deciding where actions cannot be listed: the rule's score, maximised over the action space."""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpyro.distributions as dist
+from jax.scipy.special import logsumexp
+
+from decisionppl import rules
+from decisionppl._decision import (
+    MOST_TARGETS,
+    Context,
+    Decision,
+    net_of,
+    unwrapped,
+    visited_actions,
+)
+from decisionppl._inference import Inference
+from decisionppl._maximise import Maximum, maximise
+from decisionppl._preposterior import log_knowledge_gradient, log_max_value_information
+from decisionppl._utility import expectations
+
+if TYPE_CHECKING:
+    from decisionppl._decide import Decider
+
+# rules whose score of an action is a function of its own utility and of the incumbent
+_LOCAL = (
+    rules.expected_improvement, rules.log_ei, rules.greedy, rules.ucb,
+)  # fmt: skip
+_IMPROVING = (rules.expected_improvement, rules.log_ei)
+_LOOKAHEAD = (
+    rules.knowledge_gradient, rules.noisy_expected_improvement, rules.max_value_entropy,
+)  # fmt: skip
+_VISITED = 32  # incumbents that searches start from
+_CANDIDATES = 512
+_RESTARTS = 8
+
+
+def check_searchable(rule: Callable, inference: Inference) -> None:
+    """Refuse rules that compare a list of actions with each other."""
+    base = unwrapped(rule)[0]
+    if base in (*_LOCAL, *_LOOKAHEAD, rules.thompson, rules.uniform):
+        return
+    names = sorted(r.__name__ for r in (*_LOCAL, *_LOOKAHEAD, rules.thompson, rules.uniform))
+    raise ValueError(
+        f"{getattr(base, '__name__', base)} compares a list of actions, but the action space is "
+        f"not finite. Give candidates through actions=, or use one of {', '.join(names)}."
+    )
+
+
+def propose(parts: "Decider", keys: Any, belief: Any, context: Context) -> Decision:
+    """Search the action space for the action that the rule scores highest.
+
+    Args:
+        parts: with `space` set.
+        keys: three PRNG keys, for the worlds, for what stays random in utilities, for the search.
+        belief: of the engine.
+        context: what is known.
+
+    Returns:
+        Decision; its index is 0 and its propensity, a density, is NaN: it is not known.
+    """
+    assert parts.space is not None
+    base = unwrapped(parts.rule)[0]
+    search_key = keys[2]
+    if base is rules.uniform:
+        draws = jax.random.split(search_key, len(parts.space))
+        laws = parts.space.items()
+        action = {n: jnp.asarray(law.sample(k)) for k, (n, law) in zip(draws, laws, strict=True)}
+        return _decision(Maximum(action, jnp.zeros(())))
+    incumbent_key, final_key = jax.random.split(search_key)
+    asked = _Asked(parts, keys, belief, context)
+    starts = asked.visited()
+    search = functools.partial(maximise, space=parts.space, num_candidates=_CANDIDATES)
+    if base is rules.thompson:
+        score = asked.thompson()
+    elif base in _LOOKAHEAD:
+        best = search(asked.mean, key=incumbent_key, num_restarts=_RESTARTS // 2, starts=starts)
+        score = asked.lookahead(base, best, starts, final_key)
+        starts = {n: jnp.concatenate([starts[n], best.action[n][None]]) for n in starts}
+    else:
+        extra = {}
+        if base in _IMPROVING and "best" not in _options(parts.rule):
+            best = search(asked.mean, key=incumbent_key, num_restarts=_RESTARTS // 2, starts=starts)
+            extra = {"best": best.value}
+        score = asked.local(extra)
+    return _decision(
+        search(asked.where_allowed(score), key=final_key, num_restarts=_RESTARTS, starts=starts)
+    )
+
+
+def _decision(found: Maximum) -> Decision:
+    none = jnp.zeros((), jnp.int32)
+    value = found.value[None]
+    return Decision(found.action, none, jnp.full((), jnp.nan, value.dtype), value)
+
+
+def _options(rule: Any) -> dict[str, Any]:
+    """Keyword arguments that `functools.partial` has set on a rule."""
+    options: dict[str, Any] = {}
+    while isinstance(rule, functools.partial) or hasattr(rule, "rule"):
+        if isinstance(rule, functools.partial):
+            options = {**rule.keywords, **options}
+            rule = rule.func
+        else:
+            rule = rule.rule
+    return options
+
+
+class _Asked:
+    """What a belief says about one action, as functions that are searched; built once."""
+
+    def __init__(self, parts: "Decider", keys: Any, belief: Any, context: Context) -> None:
+        self.parts, self.keys, self.belief = parts, keys, belief
+        self.args, self.data = context.args, dict(context.sites)
+        self.surrogate = parts.inference.surrogate
+        self.per_cost = unwrapped(parts.rule)[1]
+        self.view = None if self.surrogate is None else self.surrogate.view(belief)
+        needs_worlds = self.view is None or self.per_cost or parts.constraint is not None
+        self.worlds: Any = None
+        if needs_worlds:
+            self.worlds = parts.inference.sample(keys[0], belief, parts.draws)
+        if self.per_cost and not parts.roles["cost"]:
+            raise ValueError("per_cost needs a cost site in the model: dp.cost(name, ...).")
+
+    def visited(self) -> dict[str, jax.Array]:
+        """Actions of the history from which searches start; else one draw of each law."""
+        space = self.parts.space
+        assert space is not None
+        if self.surrogate is None:
+            return {n: jnp.asarray(s.sample(self.keys[1], (1,))) for n, s in space.items()}
+        actions = visited_actions(self.surrogate, self.belief)
+        actions = {n: actions[n] for n in space}
+        count = len(next(iter(actions.values())))
+        if count <= _VISITED:
+            return actions
+        mean = self._law(actions).mean
+        best = jax.lax.top_k(jnp.mean(mean, axis=0), _VISITED)[1]
+        return {n: a[best] for n, a in actions.items()}
+
+    def _law(self, actions: Any) -> dist.Normal:
+        assert self.surrogate is not None
+        return self.surrogate.utility(self.view, actions, self.args, self.data, not self.per_cost)
+
+    def _values(self, worlds: Any, action: Any) -> dict[str, jax.Array]:
+        """Expectations by site of one action, [draws, 1]."""
+        return expectations(
+            self.parts.model, worlds, _row(action), key=self.keys[1], args=self.args, data=self.data
+        )
+
+    def _utility(self, worlds: Any, action: Any) -> jax.Array:
+        """Utility of one action per world, [draws]; rewards alone if costs divide."""
+        reward, cost = net_of(self._values(worlds, action), self.parts.roles)
+        net = reward if cost is None or self.per_cost else reward - cost
+        return net[:, 0]
+
+    def price(self, action: Any) -> jax.Array | None:
+        """Expected cost [1] where the rule is per unit of cost."""
+        if not self.per_cost:
+            return None
+        cost = net_of(self._values(self.worlds, action), self.parts.roles)[1]
+        assert cost is not None
+        return jnp.mean(cost, axis=0)
+
+    def mean(self, action: Any) -> jax.Array:
+        """Posterior mean of the utility."""
+        if self.view is None:
+            return jnp.mean(self._utility(self.worlds, action))
+        return jnp.mean(self._law(_row(action)).mean)
+
+    def local(self, extra: dict[str, Any]) -> Callable:
+        """The rule's score of the action's own utility."""
+        rule = self.parts.rule
+        logarithmic = unwrapped(rule)[0] is rules.log_ei
+
+        def score(action: Any) -> jax.Array:
+            given = dict(extra)
+            price = self.price(action)
+            if price is not None:
+                given["cost"] = price
+            if self.view is None:
+                draws = self._utility(self.worlds, action)[:, None]
+                return rule(self.keys[1], draws, **given).scores[0]
+            law = self._law(_row(action))
+
+            def one(loc: Any, scale: Any) -> jax.Array:
+                return rule(self.keys[1], dist.Normal(loc, scale), **given).scores[0]
+
+            scores = jax.vmap(one)(law.loc, law.scale)
+            if logarithmic:
+                return logsumexp(scores) - jnp.log(scores.shape[0])
+            return jnp.mean(scores)
+
+        return score
+
+    def thompson(self) -> Callable:
+        """The utility in one world."""
+        world = self.parts.inference.sample(self.keys[0], self.belief, 1)
+
+        def score(action: Any) -> jax.Array:
+            value = self._utility(world, action)[0]
+            price = self.price(action)
+            return value if price is None else value / price[0]
+
+        return score
+
+    def lookahead(self, base: Callable, best: Maximum, starts: Any, key: Any) -> Callable:
+        """The logarithm of what the action's outcome is worth."""
+        space, surrogate = self.parts.space, self.surrogate
+        assert space is not None
+        assert surrogate is not None
+        draw_key, max_key = jax.random.split(key)
+        targets = {n: jnp.concatenate([starts[n], best.action[n][None]]) for n in space}
+        if base is not rules.noisy_expected_improvement:
+            more = promising(space, draw_key, self._law)
+            targets = {n: jnp.concatenate([targets[n], a]) for n, a in more.items()}
+
+        def score(action: Any) -> jax.Array:
+            known = surrogate.preposterior(
+                self.view, _row(action), targets, self.args, self.data, not self.per_cost
+            )
+            if base is rules.max_value_entropy:
+                value = log_max_value_information(max_key, known)[0]
+            else:
+                value = log_knowledge_gradient(known)[0]
+            price = self.price(action)
+            return value if price is None else value - jnp.log(price[0])
+
+        return score
+
+    def where_allowed(self, score: Callable) -> Callable:
+        """The score, minus infinity where the constraint is not met."""
+        constraint = self.parts.constraint
+        if constraint is None:
+            return score
+
+        def constrained(action: Any) -> jax.Array:
+            met = constraint(self._values(self.worlds, action))[0]
+            return jnp.where(met, score(action), -jnp.inf)
+
+        return constrained
+
+
+def promising(
+    space: Mapping[str, dist.Distribution], key: Any, law: Callable
+) -> dict[str, jax.Array]:
+    """Points of the space between which the best is looked for, one step ahead.
+
+    Args:
+        space: law of each action site.
+        key: PRNG key.
+        law: `(actions) -> Normal` [draws, actions] of their utilities.
+
+    Returns:
+        dict from site to [points, ...]: half those of many draws that may well be the best, half
+        from everywhere, so that no region is left out.
+    """
+    keys = jax.random.split(key, len(space))
+    many = {
+        n: site.sample(k, (16 * MOST_TARGETS,))
+        for k, (n, site) in zip(keys, space.items(), strict=True)
+    }
+    found = law(many)
+    hopeful = jnp.mean(found.loc + 2 * found.scale, axis=0)
+    count = MOST_TARGETS // 4
+    pick = jnp.concatenate([jax.lax.top_k(hopeful, count)[1], jnp.arange(count)])
+    return {n: a[pick] for n, a in many.items()}
+
+
+def _row(action: Any) -> dict[str, jax.Array]:
+    return {n: jnp.asarray(a)[None] for n, a in action.items()}

@@ -1,0 +1,414 @@
+"""Exact beliefs about functions: closed forms, what rows observe, drawn functions, compilation.
+
+Statistics below fail by chance with a probability under 1e-7 each.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import decisionppl as dp
+from decisionppl import inference, kernels, means
+from decisionppl.inference import _marginal
+
+KEY = jax.random.key(0)
+NOISE = 0.3
+KERNEL = 1.5 * kernels.Matern52(0.4)
+
+
+def line():
+    """Known hyperparameters; a cost that the utility is net of."""
+    f = numpyro.sample("f", dp.GaussianProcess(KERNEL, means.Linear(jnp.array([2.0]), 1.0)))
+    x = dp.action("x", dist.Uniform(0, 1))
+    dp.cost("price", 0.5 * x)
+    dp.reward("y", dist.Normal(f(x), NOISE))
+
+
+def learned():
+    """Hyperparameters to be learned."""
+    scale = numpyro.sample("scale", dist.LogNormal(-1.0, 0.5))
+    noise = numpyro.sample("noise", dist.LogNormal(-2.0, 0.5))
+    f = numpyro.sample("f", dp.GaussianProcess(kernels.RBF(scale)))
+    x = dp.action("x", dist.Uniform(0, 1))
+    dp.reward("y", dist.Normal(f(x), noise))
+
+
+def data(n, seed=0):
+    rng = np.random.default_rng(seed)
+    x = rng.uniform(size=n).astype(np.float32)
+    return x, (np.sin(6 * x) + 0.1 * rng.normal(size=n)).astype(np.float32)
+
+
+def told(engine, model, **sites):
+    return engine.update(KEY, engine.init(KEY), dp.observe(model, sites=sites))
+
+
+def closed_form(x, y, at, kernel=KERNEL, noise=NOISE):
+    """Mean and covariance of f at points, by dense inverses in double precision."""
+    gram = lambda a, b: np.asarray(  # noqa: E731
+        kernel((jnp.asarray(a)[:, None],), (jnp.asarray(b)[:, None],)), float
+    )
+    inverse = np.linalg.inv(gram(x, x) + noise**2 * np.eye(len(x)))
+    cross = gram(at, x)
+    mean = 1 + 2 * at + cross @ inverse @ (y - 1 - 2 * x)
+    return mean, gram(at, at) - cross @ inverse @ cross.T
+
+
+@pytest.fixture(scope="module")
+def exact():
+    return inference.gaussian_process(line)
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    return inference.gaussian_process(learned, num_restarts=3)
+
+
+AT = np.array([0.0, 0.31, 0.32, 0.9])
+
+
+def test_prediction_is_the_closed_form(exact):
+    x, y = data(9)
+    law = exact.predict(told(exact, line, x=x, y=y), {"x": AT})
+    mean, covariance = closed_form(x, y, AT)
+    np.testing.assert_allclose(law.mean, mean - 0.5 * AT, atol=2e-5)
+    np.testing.assert_allclose(law.covariance_matrix, covariance, atol=2e-5)
+    view = exact.surrogate.view(told(exact, line, x=x, y=y))
+    alone = exact.surrogate.utility(view, {"x": AT}, (), {}, False)
+    np.testing.assert_allclose(alone.loc[0], mean, atol=2e-5)
+    np.testing.assert_allclose(alone.scale[0] ** 2, np.diag(covariance), atol=2e-5)
+
+
+def test_before_data_it_is_the_prior(exact):
+    law = exact.predict(exact.init(KEY), {"x": AT})
+    np.testing.assert_allclose(law.mean, 1 + 1.5 * AT, atol=1e-6)
+    np.testing.assert_allclose(law.variance, 1.5, rtol=1e-5)
+
+
+def test_order_and_batching_of_rows_change_nothing(exact):
+    x, y = data(20)
+    at_once = exact.predict(told(exact, line, x=x, y=y), {"x": AT})
+    belief = exact.init(KEY)
+    for part in (slice(13, 20), slice(0, 5), slice(5, 13)):
+        belief = exact.update(KEY, belief, dp.observe(line, sites={"x": x[part], "y": y[part]}))
+    parts = exact.predict(belief, {"x": AT})
+    np.testing.assert_allclose(parts.mean, at_once.mean, atol=5e-5)
+    np.testing.assert_allclose(parts.covariance_matrix, at_once.covariance_matrix, atol=5e-5)
+
+
+def test_rows_that_do_not_count_change_nothing(exact):
+    x, y = data(6)
+    rows = dp.observe(line, sites={"x": x, "y": y}, mask=[True] * 4 + [False] * 2)
+    some = exact.predict(exact.update(KEY, exact.init(KEY), rows), {"x": AT})
+    few = exact.predict(told(exact, line, x=x[:4], y=y[:4]), {"x": AT})
+    np.testing.assert_allclose(some.mean, few.mean, atol=1e-5)
+    np.testing.assert_allclose(some.variance, few.variance, atol=1e-5)
+
+
+def test_drawn_functions_have_the_posterior_law(exact):
+    x, y = data(5)
+    belief = told(exact, line, x=x, y=y)
+    worlds = exact.sample(KEY, belief, 4000)
+    values = np.asarray(jax.vmap(lambda f: f.batch(jnp.asarray(AT)))(worlds["f"]))
+    mean, covariance = closed_form(x, y, AT)
+    sd = np.sqrt(np.diag(covariance))
+    error = (values.mean(0) - mean) / sd * np.sqrt(len(values))
+    assert np.abs(error).max() < 5.5
+    np.testing.assert_allclose(np.cov(values.T) / np.outer(sd, sd), covariance / np.outer(sd, sd),
+                               atol=0.15)  # fmt: skip
+    one = worlds["f"]
+    first = jax.tree.map(lambda a: a[0], one)
+    assert float(first(AT[1])) == pytest.approx(values[0, 1], abs=1e-4)
+
+
+def test_outcomes_may_be_differences_averages_and_vectors():
+    """Two functions; a difference, an average over points, and a value, seen in one row."""
+    first, second = kernels.RBF(0.5), 2.0 * kernels.Matern32(0.3)
+
+    def model():
+        f = numpyro.sample("f", dp.GaussianProcess(first))
+        g = numpyro.sample("g", dp.GaussianProcess(second))
+        x = dp.action("x", dist.Uniform(0, 1))
+        both = jnp.stack([f(x) - 2 * g(x), jnp.mean(f.batch(jnp.array([0.0, 0.5])))])
+        dp.outcome("both", dist.Normal(both, 0.2).to_event(1))
+        dp.outcome("plain", dist.Normal(3.0 + g(0.1), 0.4))
+        dp.reward("wanted", f(x) + g(x))
+
+    engine = inference.gaussian_process(model)
+    belief = told(engine, model, x=[0.3, 0.8], both=[[1.0, 2.0], [0.5, -1.0]], plain=[3.3, 2.9])
+    law = engine.predict(belief, {"x": AT})
+    # the same by hand: all values of f and g that matter, in one vector
+    points = np.array([0.3, 0.8, 0.0, 0.5, 0.1, *AT])
+    gram = lambda k: np.asarray(k((points[:, None],), (points[:, None],)), float)  # noqa: E731
+    n = len(points)
+    joint = np.zeros((2 * n, 2 * n))
+    joint[:n, :n], joint[n:, n:] = gram(first), gram(second)
+    f, g = np.eye(2 * n)[:n], np.eye(2 * n)[n:]
+    average = (f[2] + f[3]) / 2
+    a = np.stack([f[0] - 2 * g[0], average, g[4], f[1] - 2 * g[1], average, g[4]])
+    seen = np.array([1.0, 2.0, 0.3, 0.5, -1.0, -0.1])
+    noise = np.diag(np.tile([0.2, 0.2, 0.4], 2) ** 2)
+    b = f[5:] + g[5:]
+    gain = b @ joint @ a.T @ np.linalg.inv(a @ joint @ a.T + noise)
+    np.testing.assert_allclose(law.mean, gain @ seen, atol=1e-4)
+    expected = b @ joint @ b.T - gain @ a @ joint @ b.T
+    np.testing.assert_allclose(law.covariance_matrix, expected, atol=1e-4)
+    # a belief with one more expected outcome: the mean stays, the variance is that of seeing it
+    imagined = engine.surrogate.fantasise(belief, {"x": jnp.asarray(0.8)})
+    after = engine.predict(imagined, {"x": AT})
+    np.testing.assert_allclose(after.mean, law.mean, atol=1e-4)
+    a = np.concatenate([a, a[3:]])
+    noise = np.diag(np.tile([0.2, 0.2, 0.4], 3) ** 2)
+    gain = b @ joint @ a.T @ np.linalg.inv(a @ joint @ a.T + noise)
+    expected = b @ joint @ b.T - gain @ a @ joint @ b.T
+    np.testing.assert_allclose(after.covariance_matrix, expected, atol=1e-4)
+
+
+def test_hyperparameters_are_at_the_mode(fitted):
+    x, y = data(12)
+    belief = told(fitted, learned, x=x, y=y)
+    found = fitted.surrogate.hyperparameters(belief)
+    scale, noise = float(found["scale"][0]), float(found["noise"][0])
+    squared = (x[:, None].astype(float) - x) ** 2
+
+    def density(log_scale, log_noise):
+        gram = np.exp(-squared / (2 * np.exp(2 * log_scale)))
+        gram = gram + np.exp(2 * log_noise) * np.eye(12)
+        prior = -0.5 * ((log_scale + 1) / 0.5) ** 2 - 0.5 * ((log_noise + 2) / 0.5) ** 2
+        return prior - 0.5 * y @ np.linalg.solve(gram, y) - 0.5 * np.linalg.slogdet(gram)[1]
+
+    best = density(np.log(scale), np.log(noise))
+    grid = [density(u, v) for u in np.linspace(-2.5, 0.5, 61) for v in np.linspace(-3.5, -0.5, 61)]
+    assert best >= max(grid) - 1e-3
+    constant = -6 * np.log(2 * np.pi) + 2 * np.log(2) - np.log(2 * np.pi)
+    assert float(belief.state.log_density.max()) == pytest.approx(best + constant, abs=2e-3)
+
+
+def test_one_compilation_per_bucket(fitted, compilations):
+    belief = fitted.init(KEY)
+    counts = []
+    for n in (3, 1, 12, 1, 10):  # 3, 4, 16 | 17, 27 rows
+        x, y = data(n, seed=n)
+        rows = dp.observe(learned, sites={"x": x, "y": y})
+        before = compilations()
+        belief = fitted.update(KEY, belief, rows)
+        counts.append(compilations() - before)
+    assert counts[1:3] == [0, 0]
+    assert counts[4] == 0
+    assert int(belief.buffer.count) == 27
+
+
+def test_it_works_inside_scan_and_vmap():
+    engine = inference.gaussian_process(line, capacity=16)
+    x, y = data(4)
+
+    def learn(y):
+        def one(belief, row):
+            rows = dp.Rows((), {"x": row[0][None], "y": row[1][None]}, jnp.ones(1, bool))
+            return engine.update(KEY, belief, rows), None
+
+        belief = jax.lax.scan(one, engine.init(KEY), (jnp.asarray(x), y))[0]
+        return engine.predict(belief, {"x": AT}).mean
+
+    both = jax.jit(jax.vmap(learn))(jnp.stack([y, -y]))
+    for signed, got in zip((y, -y), both, strict=True):
+        expected = closed_form(x, signed, AT)[0] - 0.5 * AT
+        np.testing.assert_allclose(got, expected, atol=5e-5)
+
+
+def test_each_value_given_all_others(exact):
+    x, y = data(7)
+    law = exact.surrogate.leave_one_out(told(exact, line, x=x, y=y))
+    assert np.isnan(law.loc[0, 7:]).all()
+    for i in range(7):
+        rest = np.arange(7) != i
+        mean, covariance = closed_form(x[rest], y[rest], x[i : i + 1])
+        assert float(law.loc[0, i, 0]) == pytest.approx(mean[0], abs=1e-4)
+        sd = np.sqrt(covariance[0, 0] + NOISE**2)
+        assert float(law.scale[0, i, 0]) == pytest.approx(sd, rel=1e-4)
+
+
+def test_what_an_outcome_would_tell(exact):
+    """Against the definition: means after each of many simulated outcomes."""
+    x, y = data(5)
+    belief = told(exact, line, x=x, y=y)
+    view = exact.surrogate.view(belief)
+    candidates, targets = np.array([0.2, 0.95]), AT
+    known = exact.surrogate.preposterior(view, {"x": candidates}, {"x": targets}, (), {}, False)
+    for i, candidate in enumerate(candidates):
+        both = np.append(candidate, targets)
+        mean, covariance = closed_form(x, y, both)
+        moved = covariance[1:, 0] / np.sqrt(covariance[0, 0] + NOISE**2)
+        np.testing.assert_allclose(known.change[0, i, 0], moved, atol=1e-4)
+        assert float(known.own_mean[0, i]) == pytest.approx(mean[0], abs=1e-4)
+        assert float(known.own_sd[0, i]) == pytest.approx(np.sqrt(covariance[0, 0]), abs=1e-4)
+        own = covariance[0, 0] / np.sqrt(covariance[0, 0] + NOISE**2)
+        assert float(known.own_change[0, i, 0]) == pytest.approx(own, abs=1e-4)
+    np.testing.assert_allclose(known.mean[0], closed_form(x, y, targets)[0], atol=1e-4)
+    np.testing.assert_allclose(known.covariance[0], closed_form(x, y, targets)[1], atol=1e-4)
+
+
+def test_draws_of_hyperparameters_have_their_posterior():
+    """One hyperparameter, whose posterior is integrated on a grid."""
+
+    def model():
+        scale = numpyro.sample("scale", dist.LogNormal(-1.0, 0.7))
+        f = numpyro.sample("f", dp.GaussianProcess(kernels.RBF(scale)))
+        dp.reward("y", dist.Normal(f(dp.action("x", dist.Uniform(0, 1))), 0.2))
+
+    x, y = data(8)
+    engine = inference.gaussian_process(
+        model, fit="nuts", num_warmup=200, num_samples=800, num_draws=800
+    )
+    belief = told(engine, model, x=x, y=y)
+    assert engine.predict is None
+    draws = np.log(np.asarray(engine.surrogate.hyperparameters(belief)["scale"], float))
+    grid = np.linspace(-5, 3, 400)
+    squared = (x[:, None].astype(float) - x) ** 2
+    log_density = []
+    for u in grid:
+        gram = np.exp(-squared / (2 * np.exp(2 * u))) + 0.04 * np.eye(8)
+        log_density.append(
+            -0.5 * ((u + 1) / 0.7) ** 2
+            - 0.5 * y @ np.linalg.solve(gram, y)
+            - 0.5 * np.linalg.slogdet(gram)[1]
+        )
+    weight = np.exp(np.array(log_density) - max(log_density))
+    weight /= weight.sum()
+    mean = weight @ grid
+    sd = np.sqrt(weight @ (grid - mean) ** 2)
+    # at least 100 independent draws among 800, at 5.3 standard errors
+    assert abs(draws.mean() - mean) < 5.3 * sd / 10
+    assert 0.5 < draws.std() / sd < 1.6
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 8), st.integers(1, 4), st.integers(0, 2**31 - 1))
+def test_appended_factors_are_those_of_the_whole(old, new, seed):
+    rng = np.random.default_rng(seed)
+    size = 16
+    root = rng.normal(size=(size, size))
+    whole = np.eye(size)
+    count = old + new
+    whole[:count, :count] = (root @ root.T)[:count, :count] + 0.5 * np.eye(count)
+    begun = np.eye(size)
+    begun[:old, :old] = whole[:old, :old]
+    with jax.enable_x64(True):
+        cross = np.zeros((size, new))
+        cross[:old] = whole[:old, old:count]
+        got = _marginal.append(
+            _marginal.cholesky(jnp.asarray(begun)), jnp.asarray(cross),
+            jnp.asarray(whole[old:count, old:count]), old + jnp.arange(new),
+        )  # fmt: skip
+        np.testing.assert_allclose(got @ got.T, whole, rtol=1e-9, atol=1e-9)
+
+
+def test_gradients_of_the_likelihood_are_those_of_autodiff():
+    rng = np.random.default_rng(0)
+    root = rng.normal(size=(5, 5))
+    residual = rng.normal(size=5)
+    with jax.enable_x64(True):
+        covariance = jnp.asarray(root @ root.T + np.eye(5))
+
+        def plain(s, r):
+            return dist.MultivariateNormal(jnp.zeros(5), s).log_prob(r)
+
+        value = _marginal.log_density(covariance, jnp.asarray(residual))
+        assert float(value) == pytest.approx(float(plain(covariance, residual)), rel=1e-9)
+        for i in (0, 1):
+            closed = jax.grad(_marginal.log_density, i)(covariance, jnp.asarray(residual))
+            auto = jax.grad(plain, i)(covariance, jnp.asarray(residual))
+            # a covariance is symmetric, so only the symmetric part of a gradient counts
+            if i == 0:
+                auto = (auto + auto.T) / 2
+            np.testing.assert_allclose(closed, auto, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1.0, 1e12])
+def test_singular_covariances_are_factorised_at_any_scale(scale):
+    ones = jnp.full((30, 30), scale, jnp.float32)
+    root = _marginal.cholesky(ones)
+    assert np.isfinite(root).all()
+    np.testing.assert_allclose(root @ root.T, ones, rtol=1e-2, atol=1e-2 * scale)
+
+
+def test_duplicated_points_and_constant_outcomes():
+    engine = inference.gaussian_process(learned, num_restarts=1)
+    belief = told(engine, learned, x=[0.5] * 10, y=[2.0] * 10)
+    law = engine.predict(belief, {"x": AT})
+    assert np.isfinite(law.mean).all()
+    assert (np.asarray(law.variance) >= 0).all()
+
+
+def test_rows_that_were_lost_show():
+    engine = inference.gaussian_process(line, capacity=2)
+    rows = dp.Rows((), {"x": jnp.zeros(2), "y": jnp.zeros(2)}, jnp.ones(2, bool))
+    twice = jax.jit(lambda b: engine.update(KEY, engine.update(KEY, b, rows), rows))
+    belief = twice(engine.init(KEY))
+    assert int(belief.buffer.count) == 4
+    inside = jax.jit(lambda b: engine.sample(KEY, b, 2)["f"].corrections[0].weights)(belief)
+    assert np.isnan(inside).all()
+    with pytest.raises(ValueError, match="4 rows do not fit"):
+        engine.sample(KEY, belief, 1)
+
+
+def non_linear():
+    f = numpyro.sample("f", dp.GaussianProcess(KERNEL))
+    dp.reward("y", dist.Normal(jnp.exp(f(dp.action("x", dist.Uniform(0, 1)))), 0.1))
+
+
+def not_normal():
+    f = numpyro.sample("f", dp.GaussianProcess(KERNEL))
+    dp.reward("y", dist.Bernoulli(logits=f(dp.action("x", dist.Uniform(0, 1)))))
+
+
+def nested():
+    f = numpyro.sample("f", dp.GaussianProcess(KERNEL))
+    dp.reward("y", dist.Normal(f(f(dp.action("x", dist.Uniform(0, 1)))), 0.1))
+
+
+def without():
+    w = numpyro.sample("w", dist.Normal(0, 1))
+    dp.reward("y", dist.Normal(w * dp.action("x", dist.Uniform(0, 1)), 0.1))
+
+
+def discrete():
+    k = numpyro.sample("k", dist.Bernoulli(0.5))
+    f = numpyro.sample("f", dp.GaussianProcess(KERNEL))
+    dp.reward("y", dist.Normal(k + f(dp.action("x", dist.Uniform(0, 1))), 0.1))
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "error", "message"),
+    [
+        (non_linear, {}, ValueError, "not linear"),
+        (not_normal, {}, TypeError, "'y' is Bernoulli.*needs a Normal outcome"),
+        (nested, {}, ValueError, "the value of a function"),
+        (without, {}, TypeError, r"no Gaussian-process site.*\['w', 'x', 'y'\]"),
+        (discrete, {}, TypeError, "'k' is discrete"),
+        (line, {"fit": "vi"}, ValueError, "fit: expected"),
+        (line, {"num_restarts": 0}, ValueError, "num_restarts"),
+        (line, {"num_draws": 200}, ValueError, "num_draws 200 is more than num_samples 128"),
+        (line, {"sites": ["x"]}, ValueError, "nothing is observed"),
+    ],
+)
+def test_misuse_says_what_to_do(model, options, error, message):
+    with pytest.raises(error, match=message):
+        inference.gaussian_process(model, **options)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: dp.GaussianProcess(lambda x, z: x), "expected one of decisionppl.kernels"),
+        (lambda: dp.GaussianProcess(KERNEL, lambda x: x), "jax.tree_util.Partial"),
+    ],
+)
+def test_processes_are_built_of_what_jax_can_see(make, message):
+    with pytest.raises(TypeError, match=message):
+        make()

@@ -1,0 +1,128 @@
+"""Loss surfaces over mixtures and fidelities: their law, what they learn, bad levels and prices."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import decisionppl as dp
+from decisionppl import inference
+from decisionppl.inference._functions import processes
+from decisionppl.models import data_mixture
+
+KEY = jax.random.key(0)
+SIZES, STEPS = (20, 300, 1000), (9, 60, 197)
+
+
+def actions(rng, count):
+    mixtures = rng.dirichlet(np.ones(5), count)
+    mixtures[: count // 4, 0] = 0.0  # exact zeros are allowed
+    return {
+        "mixture": mixtures / mixtures.sum(1, keepdims=True),
+        "size": rng.integers(0, 3, count),
+        "steps": rng.integers(0, 3, count),
+    }
+
+
+@pytest.fixture(scope="module")
+def runs():
+    """Thirty cheap and dear runs of the simulator, and its truth."""
+    problem = data_mixture.mixture_scaling("interior", seed=1)
+    bought = actions(np.random.default_rng(0), 30)
+    size, steps = np.array(SIZES)[bought["size"]], np.array(STEPS)[bought["steps"]]
+    losses = problem.objective(bought["mixture"], size, steps)
+    noise = problem.noise_scale(size, steps) * np.random.default_rng(1).normal(size=30)
+    return problem, bought, np.asarray(losses + noise)
+
+
+def test_the_surface_learns_the_target_from_all_fidelities(runs):
+    problem, bought, losses = runs
+    model = data_mixture.surface(5, SIZES, STEPS, price=problem.cost, centre=3.0, spread=0.2)
+    engine = inference.gaussian_process(model, num_restarts=2)
+    rows = dp.observe(model, sites={**bought, "loss": losses})
+    belief = engine.update(KEY, engine.init(KEY), rows)
+    new = actions(np.random.default_rng(2), 200)
+    view = engine.surrogate.view(belief)
+    law = engine.surrogate.utility(view, new, (), {}, False)
+    truth = np.asarray(problem.truth(new["mixture"]))
+    predicted = -np.asarray(law.loc[0])
+    assert np.corrcoef(predicted, truth)[0, 1] > 0.8
+    assert np.sqrt(np.mean((predicted - truth) ** 2)) < 0.7 * truth.std()
+    # utilities are those of the mixture alone; costs are another matter
+    assert engine.surrogate.relevant[False] == ("mixture",)
+    assert set(engine.surrogate.relevant[True]) == {"mixture", "size", "steps"}
+
+
+def test_correlations_between_fidelities_may_be_negative():
+    """Two features, a strong second one of opposite sign: cheap runs mislead, and it is known."""
+    model = data_mixture.surface(5, SIZES[::2])
+    world = {
+        "correlation": jnp.array([[1.0, 0.0], [-0.995, 0.1]]),
+        "sd": jnp.array([1.0, 3.0]),
+    }
+    engine = inference.gaussian_process(model)
+    world = {**{n: v[0] for n, v in engine.surrogate.hyperparameters(engine.init(KEY)).items()},
+             **world}  # fmt: skip
+    kernel = processes(model, world, ())["f"].kernel
+    w = jnp.full((2, 5), 0.2)
+    levels = jnp.log(jnp.array([[20 / 1000], [1.0]]))
+    gram = kernel((w, levels, jnp.zeros((2, 1))), (w, levels, jnp.zeros((2, 1))))
+    assert float(gram[1, 1]) == pytest.approx(1.0, rel=1e-4)
+    assert float(gram[0, 1] / jnp.sqrt(gram[0, 0] * gram[1, 1])) < -0.9
+
+
+@pytest.mark.parametrize(
+    ("sizes", "steps"), [((1000,), None), ((20, 1000), None), ((1000,), (60, 197))]
+)
+def test_fewer_fidelities_are_fewer_parameters(sizes, steps):
+    """A single fidelity is an ordinary surface over mixtures."""
+    model = data_mixture.surface(3, sizes, steps, ard=False)
+    policy = {"mixture": jnp.array([0.0, 0.5, 0.5]), "size": 0}
+    policy = policy if steps is None else {**policy, "steps": 0}
+    trace = dp.play(model, 0, policy=policy)()
+    assert np.isfinite(trace["loss"]["value"])
+    single = len(sizes) == 1 and steps is None
+    assert ("correlation" in trace) == (not single)
+    at_target = len(sizes) == 1 and (steps is None or len(steps) == 1)
+    f = trace["f"]["value"]
+    first = f(policy["mixture"], jnp.log(sizes[0] / sizes[-1]), 0.0)
+    assert (float(first) == pytest.approx(-float(trace["value"]["value"]), abs=1e-5)) == (
+        at_target or len(sizes) == 1
+    )
+    assert trace["lengthscale"]["value"].shape == (1,)
+
+
+def test_the_published_model_is_a_product_of_rbf_kernels():
+    model = data_mixture.published()
+    world = {
+        "mixture_lengthscale": 0.5, "size_lengthscale": 0.1, "steps_lengthscale": 0.4,
+        "slope": jnp.zeros(7), "offset": 2.0,
+    }  # fmt: skip
+    law = processes(model, world, ())["f"]
+    rng = np.random.default_rng(0)
+    w, m, z = rng.dirichlet(np.ones(5), 4), rng.uniform(size=(4, 1)), rng.uniform(size=(4, 1))
+    square = lambda a: ((a[:, None] - a) ** 2).sum(-1)  # noqa: E731
+    exact = np.exp(-square(w) / 0.5 - square(m) / 0.02 - square(z) / 0.32)
+    np.testing.assert_allclose(law.kernel((w, m, z), (w, m, z)), exact, atol=1e-5)
+    np.testing.assert_allclose(law.mean_function((w, m, z)), 2.0)
+    trace = dp.play(model, 0, policy={"mixture": w[0], "size": 6, "steps": 2}, world=world)()
+    assert float(trace["loss"]["fn"].scale) == pytest.approx(np.sqrt(0.1))
+    # at the target the reward is minus the expected loss
+    assert float(trace["loss"]["fn"].loc) == pytest.approx(-float(trace["value"]["value"]))
+    assert float(trace["price"]["value"]) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: data_mixture.surface(1, SIZES), "num_sources"),
+        (lambda: data_mixture.surface(3, (1000, 20)), "sizes: expected increasing"),
+        (lambda: data_mixture.surface(3, (0, 20)), "sizes: expected positive"),
+        (lambda: data_mixture.surface(3, SIZES, (9, np.nan)), "steps: expected positive"),
+        (lambda: data_mixture.surface(3, SIZES, price=[1.0, 2.0]), r"\[3 sizes, 1 steps\]"),
+        (lambda: data_mixture.surface(3, SIZES, spread=0.0), "spread"),
+    ],
+)
+def test_misuse_says_what_to_do(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

@@ -106,12 +106,29 @@ def run(
     horizon: Annotated[int, typer.Option(min=1, help="Rounds.")] = 500,
     replications: Annotated[int, typer.Option(min=1, help="Independent repetitions.")] = 100,
     seed: Seed = 0,
+    runs: Annotated[
+        Path | None,
+        typer.Option(help="data_mixture: folder or CSV file of training runs, see load_runs."),
+    ] = None,
+    budget: Annotated[
+        float | None, typer.Option(help="data_mixture: what may be spent on runs.")
+    ] = None,
+    metric: Annotated[str, typer.Option(help="data_mixture: the loss, or mean of all.")] = "mean",
 ) -> None:
-    """Run a gallery model at worlds drawn from its prior; write netCDF and a regret plot."""
+    """Run a gallery model at worlds drawn from its prior; write netCDF and a regret plot.
+
+    data_mixture buys runs of a table within a budget, and recommends a mixture for the largest
+    scale; --set SCALE=PRICE prices a run at each scale, such as --set 1m=1 --set 1B=25000.
+    """
     from decisionppl import experiment, plots, rules
     from decisionppl._storage import atomic_path
     from decisionppl.models import build
 
+    if name == "data_mixture":
+        _buy_runs(runs, budget, metric, _parse(settings or []), out, seed)
+        return
+    if runs is not None or budget is not None:
+        raise ValueError(f"--runs and --budget belong to data_mixture, not to {name}.")
     if rule not in RULES:
         raise ValueError(f"no rule named {rule!r}; there are {', '.join(RULES)}.")
     problem = build(name, **_parse(settings or []))
@@ -131,6 +148,46 @@ def run(
           f"{result.attrs['compile_seconds']:.1f}", f"{result.attrs['run_seconds']:.1f}")],
     )  # fmt: skip
     typer.echo(f"wrote {out / f'{name}.nc'} and {out / f'{name}.png'}")
+
+
+def _buy_runs(
+    runs: Path | None, budget: float | None, metric: str, prices: dict[str, float], out: Path,
+    seed: int,
+) -> None:  # fmt: skip
+    import numpy as np
+
+    from decisionppl import plots
+    from decisionppl._storage import atomic_path, write_groups
+    from decisionppl.models import data_mixture
+
+    if runs is None or budget is None:
+        raise ValueError("data_mixture needs --runs FOLDER and --budget NUMBER.")
+    table = data_mixture.load_runs(runs, costs=prices or None)
+    if table.cost is None:  # every run as long as any other: a step costs what the size says
+        table = table._replace(cost=table.scale / table.scale.min())
+    prices_of = np.asarray(table.cost)
+    found = data_mixture.search(table, budget, key=seed, metric=metric)
+    best = int(found.recommended[-1])
+    levels = table.scale[found.bought]
+    rows = [
+        (f"{s:g}", f"{prices_of[table.scale == s].mean():g}", f"{(levels == s).sum()}",
+         f"{(table.scale == s).sum()}")
+        for s in table.scales
+    ]  # fmt: skip
+    _print_table(("scale", "price", "bought", "on offer"), rows)
+    weights = sorted(zip(table.mixtures[best], table.sources, strict=True), reverse=True)
+    _print_table(("source", "weight"), [(n, f"{w:.3f}") for w, n in weights if w > 0])
+    low, high = (found.mean[-1] + z * found.sd[-1] for z in (-1.645, 1.645))
+    typer.echo(
+        f"recommended: {table.labels[best]}\npredicted {metric} loss at the largest scale: "
+        f"{found.mean[-1]:.4f} (90 % {low:.4f} to {high:.4f})\nspent {found.spent[-1]:g} of "
+        f"{budget:g} on {len(found.bought)} runs; regret {found.regret[-1]:.4f} by the table"
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    write_groups(out / "data_mixture.nc", {"search": found.to_xarray(table)})
+    with atomic_path(out / "data_mixture.png") as path:
+        plots.mixture_search(found, table).savefig(path, dpi=150, format="png")
+    typer.echo(f"wrote {out / 'data_mixture.nc'} and {out / 'data_mixture.png'}")
 
 
 @app.command()

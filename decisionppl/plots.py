@@ -163,3 +163,51 @@ def _axes(axes: Any) -> Any:
     from matplotlib.figure import Figure
 
     return Figure(figsize=(7, 4.5), layout="constrained").add_subplot() if axes is None else axes
+
+
+def mixture_search(found: Any, table: Any) -> Any:
+    """What runs of a table were bought, and what they taught of the target.
+
+    Left: true regret of the recommended mixture against what was spent. Middle: the predicted
+    loss at the target, with its 90 % interval, along lines from the recommended mixture to each
+    of the four sources that weigh most in it. Right: scales of the runs bought, in their order.
+
+    Args:
+        found: of `models.data_mixture.search`.
+        table: that was searched.
+
+    Returns:
+        The matplotlib figure.
+    """
+    import matplotlib.pyplot as plt
+
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(13, 3.8), layout="constrained")
+    spent = found.spent[found.decisions - 1]
+    left.step(spent, found.regret, where="post", color=_COLOURS[0])
+    left.set(xlabel="spent", ylabel="regret at the target")
+    best = table.mixtures[found.recommended[-1]]
+    share = np.linspace(0, 1, 41)
+    surrogate = found.engine.surrogate
+    for i, source in enumerate(np.argsort(-best)[:4]):
+        vertex = np.eye(len(best))[source]
+        points = (1 - share)[:, None] * best + share[:, None] * vertex
+        last = np.full(len(share), len(table.scales) - 1)
+        actions = {"mixture": points, "size": last}
+        law = surrogate.utility(surrogate.view(found.belief), actions, (), {}, False)
+        loc, scale = np.asarray(law.loc), np.asarray(law.scale)
+        mean = -loc.mean(0)
+        sd = np.sqrt((scale**2).mean(0) + loc.var(0))
+        dash = ("-", "--", "-.", ":")[i]
+        middle.plot(share, mean, dash, color=_COLOURS[i], label=table.sources[source])
+        middle.fill_between(share, mean - 1.645 * sd, mean + 1.645 * sd, color=_COLOURS[i],
+                            alpha=0.12, linewidth=0)  # fmt: skip
+    middle.set(xlabel="way from the recommended mixture to one source", ylabel="predicted loss")
+    middle.legend(frameon=False, fontsize="small")
+    scales = list(table.scales)
+    level = [scales.index(s) for s in table.scale[found.bought]]
+    right.plot(np.arange(1, len(level) + 1), level, ".", color=_COLOURS[0], markersize=3)
+    right.set(xlabel="run", ylabel="scale", yticks=range(len(scales)))
+    right.set_yticklabels([f"{s:.3g}" for s in scales])
+    for axes in (left, middle, right):
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure

@@ -327,7 +327,7 @@ def _searcher(known: _Model, num_restarts: int, max_steps: int) -> _Search:
             fresh = jax.vmap(lambda k: ravel_pytree(latents.draw(k))[0])(keys)
             others = jnp.concatenate([others, fresh])
         starts = jnp.concatenate([last[None], others])[:num_restarts]
-        found = minimise(loss, starts, max_steps=max_steps)
+        found = _each(loss, starts, max_steps)
         value = jnp.where(jnp.isfinite(found.value), found.value, jnp.inf)
         best = found.x[jnp.argmin(value)]
         best = jnp.where(jnp.isfinite(jnp.min(value)), best, last)
@@ -335,6 +335,18 @@ def _searcher(known: _Model, num_restarts: int, max_steps: int) -> _Search:
         return position, Fit(-found.value, found.converged)
 
     return _Search(start, fit)
+
+
+def _each(loss: Callable, starts: jax.Array, max_steps: int) -> Any:
+    """The minimum from each start.
+
+    On a CPU one after the other: batched, every evaluation waits for the start that takes
+    longest, and small factorisations gain nothing from a batch.
+    """
+    if jax.default_backend() != "cpu":
+        return minimise(loss, starts, max_steps=max_steps)
+    found = jax.lax.map(lambda x: minimise(loss, x[None], max_steps=max_steps), starts)
+    return jax.tree.map(lambda x: x[:, 0], found)
 
 
 def _sampler(known: _Model, settings: dict, num_samples: int, num_draws: int) -> _Search:

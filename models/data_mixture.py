@@ -35,6 +35,7 @@ from decisionppl.models._mixture_scaling import (
     Optimum,
     mixture_scaling,
 )
+from decisionppl.models._mixture_search import Search, search
 from decisionppl.models._run_tables import RunTable, load_runs
 
 __all__ = [
@@ -45,9 +46,11 @@ __all__ = [
     "MixtureScaling",
     "Optimum",
     "RunTable",
+    "Search",
     "load_runs",
     "mixture_scaling",
     "published",
+    "search",
     "surface",
 ]
 
@@ -154,16 +157,16 @@ def surface(
 
     def covariance() -> tuple[Any, Any]:
         """Kernel over log size and log steps, and the mean."""
-        floor = numpyro.sample("floor", dist.Normal(centre, spread))
+        floor = numpyro.sample("floor", dist.Normal(centre, 5 * spread))
         reach, given, exponents = [], {}, []
         if not single:
             a = numpyro.sample("size_exponent", dist.LogNormal(jnp.log(0.3), 0.4))
-            given["size"] = numpyro.sample("size_effect", dist.HalfNormal(2 * spread))
+            given["size"] = numpyro.sample("size_effect", dist.HalfNormal(10 * spread))
             exponents.append(a)
             reach.append(log_size[0])
         if short:
             b = numpyro.sample("step_exponent", dist.LogNormal(jnp.log(0.3), 0.4))
-            given["steps"] = numpyro.sample("step_effect", dist.HalfNormal(2 * spread))
+            given["steps"] = numpyro.sample("step_effect", dist.HalfNormal(10 * spread))
             exponents.append(b)
             reach.append(log_steps[0])
         sd = numpyro.sample("sd", dist.HalfNormal(spread).expand([width]).to_event(1))

@@ -2,7 +2,9 @@
 
 import sys
 
+import numpy as np
 import pytest
+import xarray as xr
 
 from decisionppl import cli
 from decisionppl.experiment import Result
@@ -33,6 +35,38 @@ def test_run_writes_netcdf_and_plot(capsys, tmp_path):
     assert (tmp_path / "gaussian.png").read_bytes().startswith(b"\x89PNG")
 
 
+def write_runs(folder):
+    """A folder of training runs in pairs of files, as RegMix has them."""
+    rng = np.random.default_rng(0)
+    for scale, count, extra in (("1m", 24, 1.0), ("1B", 8, 0.0)):
+        mixtures = rng.dirichlet(np.ones(3), count)
+        loss = 2 + extra + ((mixtures - np.array([0.2, 0.3, 0.5])) ** 2).sum(1)
+        lines = [f"{i},{','.join(f'{w:.4f}' for w in row)}" for i, row in enumerate(mixtures)]
+        header = "index,train_the_pile_arxiv,train_the_pile_github,train_the_pile_pile_cc"
+        (folder / f"train_mixture_{scale}.csv").write_text("\n".join([header, *lines]))
+        lines = [f"{i},{value:.6f}" for i, value in enumerate(loss)]
+        header = "index,metric/the_pile_pile_cc_val_loss"
+        (folder / f"train_pile_loss_{scale}.csv").write_text("\n".join([header, *lines]))
+
+
+def test_run_buys_training_runs_within_a_budget(capsys, tmp_path):
+    runs, out_folder = tmp_path / "runs", tmp_path / "out"
+    runs.mkdir()
+    write_runs(runs)
+    code, out, err = call(
+        capsys, "run", "data_mixture", "--runs", str(runs), "--budget", "70", "--set", "1m=1",
+        "--set", "1B=20", "--out", str(out_folder),
+    )  # fmt: skip
+    assert code == 0, err
+    assert "recommended: " in out
+    assert "spent " in out
+    assert " of 70 on " in out
+    with xr.open_dataset(out_folder / "data_mixture.nc", group="search", engine="h5netcdf") as data:
+        assert float(data.spent[-1]) <= 70
+        assert data.sizes["source"] == 3
+    assert (out_folder / "data_mixture.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_tour_in_small(capsys, tmp_path):
     code, out, _ = call(
         capsys, "tour", "--out", str(tmp_path), "--shuffles", "2", "--images", "300"
@@ -53,6 +87,8 @@ def test_tour_in_small(capsys, tmp_path):
     ("arguments", "message"),
     [
         (["run", "nothing"], "no model named 'nothing'"),
+        (["run", "data_mixture", "--budget", "3"], "needs --runs FOLDER and --budget"),
+        (["run", "linear", "--budget", "3"], "belong to data_mixture, not to linear"),
         (["run", "linaer"], "Did you mean 'linear'?"),
         (["run", "linear", "--set", "size=3"], "no parameter 'size'"),
         (["run", "linear", "--set", "dim=big"], "not a number"),

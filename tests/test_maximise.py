@@ -388,7 +388,7 @@ def test_quadratic_on_the_simplex_is_the_projection(target):
     assert abs(best.sum() - 1) < 1e-12
 
 
-@pytest.mark.parametrize("size", [2, 5, 30])
+@pytest.mark.parametrize("size", [5, pytest.param(30, marks=pytest.mark.slow)])
 def test_linear_on_the_simplex_is_a_vertex(size):
     prices = jnp.cos(jnp.arange(size) * 1.7)
     space = {"w": dist.Dirichlet(jnp.ones(size))}
@@ -396,6 +396,7 @@ def test_linear_on_the_simplex_is_a_vertex(size):
     assert best.tolist() == np.eye(size)[int(prices.argmax())].tolist()
 
 
+@pytest.mark.slow
 def test_a_face_of_many_simplices():
     # products of simplices have no vertices among the candidates: only the climb gets there
     target = jnp.array([[0.7, 0.6, -0.5], [1.4, -0.2, -0.3], [0.2, 0.5, 0.3]])
@@ -454,6 +455,7 @@ def test_supports():
             assert found == optimum, name
 
 
+@pytest.mark.slow
 def test_an_open_bound_is_approached_only():
     space = {"x": dist.HalfNormal(1.0)}
     best = run(lambda a: -a["x"], space, num_candidates=16, num_restarts=2)
@@ -532,6 +534,7 @@ def test_landmarks_are_among_the_candidates(space, points):
     assert (hits(space, {"w": jnp.array(points, jnp.float32)}, **few_climbs) == 1).all()
 
 
+@pytest.mark.slow
 def test_landmarks_of_several_sites_meet():
     space = {"a": dist.Uniform(0, 1), "b": dist.Uniform(0, 1), "w": dist.Dirichlet(jnp.ones(2))}
     a, b, w = np.float32(list(itertools.product([0, 0.5, 1], repeat=3))).T
@@ -567,6 +570,7 @@ def compiled_bumps():
 numbers = functools.partial(hnp.arrays, np.float32)
 
 
+@pytest.mark.slow
 @given(
     heights=numbers((2, 3), elements=st.floats(-2, 2, width=32)),
     centres=numbers((3, 2), elements=st.floats(0, 1, width=32)),
@@ -609,6 +613,7 @@ def test_never_worse_than_candidates(monkeypatch):
     assert (candidates.max(1) > climbed.max(1)).any()
 
 
+@pytest.mark.slow
 def test_rows_of_mixed_spaces_are_bounded(monkeypatch):
     seen = []
     evaluate = search._evaluate
@@ -646,6 +651,7 @@ def test_traced_bounds_and_raw_keys():
     assert jax.jit(best)(3.0, jax.random.PRNGKey(0)).tolist() == [3.0, 3.0]
 
 
+@pytest.mark.slow
 def test_order_of_sites_does_not_matter():
     space = {"b": dist.Uniform(0, 1), "k": dist.Bernoulli(0.5), "a": dist.Normal(0, 1)}
     score = lambda x: jnp.sin(20 * x["b"]) * jnp.cos(3 * x["a"]) + 0.1 * x["k"]  # noqa: E731
@@ -759,6 +765,7 @@ def test_starts_on_the_bound_of_a_half_line():
     assert best.value > 9.99
 
 
+@pytest.mark.slow
 def test_a_site_that_does_not_matter_gets_a_feasible_value():
     space = {"w": dist.Dirichlet(jnp.ones(40)), "x": dist.Uniform(0, 1)}
     best = run(lambda a: a["x"], space, num_candidates=8, num_restarts=1)

@@ -112,6 +112,66 @@ def test_the_published_model_is_a_product_of_rbf_kernels():
     assert float(trace["price"]["value"]) == pytest.approx(1.0)
 
 
+def table_of(seed=0):
+    """Forty cheap runs and twelve dear ones, whose losses are related and not the same."""
+    rng = np.random.default_rng(seed)
+    mixtures = rng.dirichlet(np.ones(3), 52)
+    scale = np.repeat([1e6, 1e9], [40, 12])
+    loss = 2 + ((mixtures - np.array([0.2, 0.3, 0.5])) ** 2).sum(1)
+    loss = np.where(scale == 1e6, 1.0 + 1.5 * loss, loss) + 0.002 * rng.normal(size=52)
+    return data_mixture.RunTable(
+        mixtures, ("a", "b", "c"), scale, np.full(52, np.nan), {"loss": loss},
+        np.where(scale == 1e6, 1.0, 40.0), tuple(f"run {i}" for i in range(52)),
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def found():
+    return data_mixture.search(table_of(), 130.0, key=0, num_initial=8, progress=False)
+
+
+def test_a_search_buys_within_its_budget_and_nothing_twice(found):
+    table = table_of()
+    assert len(set(found.bought.tolist())) == len(found.bought)
+    np.testing.assert_allclose(found.spent, np.cumsum(table.cost[found.bought]))
+    assert found.spent[-1] <= 130
+    # nothing that is left was affordable
+    left = np.setdiff1d(np.arange(52), found.bought)
+    assert (table.cost[left] > 130 - found.spent[-1]).all()
+    assert (table.scale[found.bought[:8]] == 1e6).all()
+    assert (table.scale[found.recommended] == 1e9).all()
+    assert (np.diff(found.decisions) > 0).all()
+    assert found.decisions[-1] == len(found.bought)
+
+
+def test_a_search_finds_the_best_mixture(found):
+    table = table_of()
+    goal = table.scale == 1e9
+    loss = table.metrics["loss"]
+    best = found.recommended[-1]
+    assert found.regret[-1] == pytest.approx(loss[best] - loss[goal].min())
+    assert found.regret[-1] < 0.01
+    assert abs(found.mean[-1] - loss[best]) < 4 * max(found.sd[-1], 0.002)
+
+
+def test_a_search_as_a_dataset(found):
+    data = found.to_xarray(table_of())
+    assert data.sizes == {"run": len(found.bought), "decision": len(found.decisions), "source": 3}
+    np.testing.assert_allclose(data.mixture.sum("source"), 1.0)
+    assert data.label.values[0].startswith("run ")
+
+
+def test_what_cannot_be_searched():
+    table = table_of()
+    with pytest.raises(ValueError, match="costs="):
+        data_mixture.search(table._replace(cost=None), 10.0, key=0)
+    with pytest.raises(ValueError, match="the cheapest costs 1"):
+        data_mixture.search(table, 0.5, key=0)
+    broken = table._replace(metrics={"loss": np.where(np.arange(52) == 3, np.nan, 1.0)})
+    with pytest.raises(ValueError, match=r"\['run 3'\] are not finite"):
+        data_mixture.search(broken, 10.0, key=0)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [

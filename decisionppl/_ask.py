@@ -101,8 +101,8 @@ class Experiment:
         """Decide, from everything told so far.
 
         With an engine that can (`Surrogate.fantasise`), decisions whose outcome has not been told
-        count as if it had come out as expected, so that several asks in a row make a batch whose
-        members do not repeat each other.
+        count as if it had come out as expected: several asks in a row make a batch, in which an
+        action is repeated only where noise makes a second look worth it.
 
         Args:
             context: what is known now, in the form of the example context.
@@ -134,6 +134,9 @@ class Experiment:
 
     def recommend(self, context: Any = None) -> Recommendation:
         """The action to settle for by what was told so far, and what there is left to gain.
+
+        All candidates are compared; a constraint of the experiment, and which actions the model
+        offers, are not looked at.
 
         Args:
             context: what is known now, in the form of the example context.

@@ -15,6 +15,7 @@ from decisionppl._decision import (
     Context,
     Decision,
     allowed,
+    hopeful,
     net_of,
     unwrapped,
     visited_actions,
@@ -101,7 +102,7 @@ def decider(
             "needs an engine with a surrogate: inference.gaussian_process."
         )
     if space is not None:
-        check_searchable(rule, inference)
+        check_searchable(rule)
         return Decider(
             model, inference, rule, {}, draws, constraint, None, roles, space, None
         )  # fmt: skip
@@ -190,9 +191,8 @@ def _preposterior(parts: Decider, belief: Any, args: tuple, data: Any, *, net: b
     else:
         targets = {n: a[parts.targets] for n, a in parts.actions.items()}
         if len(parts.targets) > MOST_TARGETS:  # pyright: ignore[reportArgumentType]
-            law = surrogate.utility(view, targets, args, data, net)
-            hopeful = jnp.mean(law.loc + 2 * law.scale, axis=0)
-            best = jax.lax.top_k(hopeful, MOST_TARGETS)[1]
+            law = lambda a: surrogate.utility(view, a, args, data, net)  # noqa: E731
+            best = hopeful(law, targets, MOST_TARGETS)
             targets = {n: a[best] for n, a in targets.items()}
     return surrogate.preposterior(view, parts.actions, targets, args, data, net)
 

@@ -91,6 +91,23 @@ def allowed(
     return met if mask is None else met & mask
 
 
+def hopeful(law: Callable, actions: Mapping[str, jax.Array], count: int) -> jax.Array:
+    """Indices [count] of the actions that may well be the best, by mean and two deviations.
+
+    Args:
+        law: `(actions) -> Normal` [draws, actions] of their utilities.
+        actions: dict from site to [actions, ...], at least `count` of them.
+        count: how many.
+    """
+    found = law(actions)
+    return jax.lax.top_k(jnp.mean(found.loc + 2 * found.scale, axis=0), count)[1]
+
+
+def one_row(action: Mapping[str, Any]) -> dict[str, jax.Array]:
+    """One action as a list of one, every value with a leading axis."""
+    return {n: jnp.asarray(a)[None] for n, a in action.items()}
+
+
 def visited_actions(surrogate: Surrogate, belief: Any) -> dict[str, jax.Array]:
     """Actions of the history [rows, ...]; padding repeats the first."""
     return surrogate.visited(belief)[0]

@@ -14,11 +14,12 @@ from decisionppl._decision import (
     MOST_TARGETS,
     Context,
     Decision,
+    hopeful,
     net_of,
+    one_row,
     unwrapped,
     visited_actions,
 )
-from decisionppl._inference import Inference
 from decisionppl._maximise import Maximum, maximise
 from decisionppl._preposterior import log_knowledge_gradient, log_max_value_information
 from decisionppl._utility import expectations
@@ -39,7 +40,7 @@ _CANDIDATES = 512
 _RESTARTS = 8
 
 
-def check_searchable(rule: Callable, inference: Inference) -> None:
+def check_searchable(rule: Callable) -> None:
     """Refuse rules that compare a list of actions with each other."""
     base = unwrapped(rule)[0]
     if base in (*_LOCAL, *_LOOKAHEAD, rules.thompson, rules.uniform):
@@ -148,7 +149,12 @@ class _Asked:
     def _values(self, worlds: Any, action: Any) -> dict[str, jax.Array]:
         """Expectations by site of one action, [draws, 1]."""
         return expectations(
-            self.parts.model, worlds, _row(action), key=self.keys[1], args=self.args, data=self.data
+            self.parts.model,
+            worlds,
+            one_row(action),
+            key=self.keys[1],
+            args=self.args,
+            data=self.data,
         )
 
     def _utility(self, worlds: Any, action: Any) -> jax.Array:
@@ -169,7 +175,7 @@ class _Asked:
         """Posterior mean of the utility."""
         if self.view is None:
             return jnp.mean(self._utility(self.worlds, action))
-        return jnp.mean(self._law(_row(action)).mean)
+        return jnp.mean(self._law(one_row(action)).mean)
 
     def local(self, extra: dict[str, Any]) -> Callable:
         """The rule's score of the action's own utility."""
@@ -184,7 +190,7 @@ class _Asked:
             if self.view is None:
                 draws = self._utility(self.worlds, action)[:, None]
                 return rule(self.keys[1], draws, **given).scores[0]
-            law = self._law(_row(action))
+            law = self._law(one_row(action))
 
             def one(loc: Any, scale: Any) -> jax.Array:
                 return rule(self.keys[1], dist.Normal(loc, scale), **given).scores[0]
@@ -220,7 +226,7 @@ class _Asked:
 
         def score(action: Any) -> jax.Array:
             known = surrogate.preposterior(
-                self.view, _row(action), targets, self.args, self.data, not self.per_cost
+                self.view, one_row(action), targets, self.args, self.data, not self.per_cost
             )
             if base is rules.max_value_entropy:
                 value = log_max_value_information(max_key, known)[0]
@@ -260,15 +266,9 @@ def promising(
     """
     keys = jax.random.split(key, len(space))
     many = {
-        n: site.sample(k, (16 * MOST_TARGETS,))
+        n: jnp.asarray(site.sample(k, (16 * MOST_TARGETS,)))
         for k, (n, site) in zip(keys, space.items(), strict=True)
     }
-    found = law(many)
-    hopeful = jnp.mean(found.loc + 2 * found.scale, axis=0)
     count = MOST_TARGETS // 4
-    pick = jnp.concatenate([jax.lax.top_k(hopeful, count)[1], jnp.arange(count)])
+    pick = jnp.concatenate([hopeful(law, many, count), jnp.arange(count)])
     return {n: a[pick] for n, a in many.items()}
-
-
-def _row(action: Any) -> dict[str, jax.Array]:
-    return {n: jnp.asarray(a)[None] for n, a in action.items()}

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from decisionppl._decide import Decider, distinct
-from decisionppl._decision import MOST_TARGETS, Context, net_of, unwrapped
+from decisionppl._decision import MOST_TARGETS, Context, hopeful, net_of, one_row, unwrapped
 from decisionppl._maximise import maximise
 from decisionppl._preposterior import log_knowledge_gradient
 from decisionppl._propose import promising
@@ -64,12 +64,10 @@ def recommend(parts: Decider, keys: Any, belief: Any, context: Context) -> Recom
         }
         count = len(next(iter(targets.values())))
         if count > MOST_TARGETS:
-            hopeful = law(targets)
-            top = jnp.mean(hopeful.loc + 2 * hopeful.scale, axis=0)
-            chosen = jax.lax.top_k(top, MOST_TARGETS)[1]
+            chosen = hopeful(law, targets, MOST_TARGETS)
             targets = {n: a[chosen] for n, a in targets.items()}
     else:
-        mean = lambda a: jnp.mean(law(_row(a)).loc)  # noqa: E731
+        mean = lambda a: jnp.mean(law(one_row(a)).loc)  # noqa: E731
         starts = surrogate.visited(belief)[0]
         best = maximise(mean, parts.space, keys[0], starts=starts).action
         targets = candidates = promising(parts.space, keys[1], law)
@@ -80,15 +78,11 @@ def recommend(parts: Decider, keys: Any, belief: Any, context: Context) -> Recom
         worlds = parts.inference.sample(keys[0], belief, parts.draws)
         values = expectations(parts.model, worlds, candidates, key=keys[1], args=args, data=data)
         gain = gain - jnp.log(jnp.mean(net_of(values, parts.roles)[1], axis=0))  # pyright: ignore
-    loc, scale = law(_row(best)).loc[:, 0], law(_row(best)).scale[:, 0]
+    loc, scale = law(one_row(best)).loc[:, 0], law(one_row(best)).scale[:, 0]
     spread = jnp.mean(scale**2) + jnp.var(loc)
     return Recommendation(
         best, jnp.mean(loc), jnp.sqrt(spread), _shortfall(known, keys[2]), jnp.exp(jnp.max(gain))
     )
-
-
-def _row(action: Any) -> dict[str, jax.Array]:
-    return {n: jnp.asarray(a)[None] for n, a in action.items()}
 
 
 def _shortfall(known: Any, key: Any) -> jax.Array:

@@ -135,8 +135,9 @@ class Experiment:
     def recommend(self, context: Any = None) -> Recommendation:
         """The action to settle for by what was told so far, and what there is left to gain.
 
-        All candidates are compared; a constraint of the experiment, and which actions the model
-        offers, are not looked at.
+        Only actions that the model offers in this context and that meet the experiment's
+        constraint are recommended, count for the regret, and count as next observations. If no
+        action meets the constraint it is dropped, as where asking among candidates.
 
         Args:
             context: what is known now, in the form of the example context.
@@ -146,7 +147,7 @@ class Experiment:
             regret, and the value of the best next observation.
 
         Raises:
-            ValueError: an infinite action space with an engine that has no surrogate.
+            ValueError: a context of another shape than the example, or with NaN.
         """
         given = self._checked(as_context(context))
         found = self._recommend(jax.random.fold_in(self._key, 3), self.belief, given)
@@ -190,6 +191,13 @@ class Experiment:
         missing = sorted(set(self._logged) - set(outcome))
         if missing:
             raise ValueError(f"tell: no value for {missing}; the model logs {self._logged}.")
+        for name, value in outcome.items():
+            if np.asarray(value).dtype.kind == "f" and not np.isfinite(value).all():
+                raise ValueError(
+                    f"tell: site {name!r} is {np.asarray(value).tolist()} (NaN or infinite), "
+                    "expected a finite value. What failed has no outcome: leave its decision "
+                    "open, or tell a finite value such as the worst that was seen."
+                )
         context, action = self._open[token]
         sites = {**context.sites, **action, **outcome}
         rows = observe(
@@ -238,7 +246,8 @@ class Experiment:
             actions = {n: s.sample(jax.random.key(0)) for n, s in self._parts.space.items()}
         like = [self.belief, [(self._example, actions) for _ in tokens]]
         leaves = [np.asarray(data[f"leaf_{i}"].values) for i in range(len(data.data_vars))]
-        self.belief, opened = from_arrays(leaves, jax.tree.map(jnp.asarray, like))
+        # a history may have grown past the room of a new experiment
+        self.belief, opened = from_arrays(leaves, jax.tree.map(jnp.asarray, like), may_grow=True)
         self._open = dict(zip(tokens, opened, strict=True))
         self._asked, self._told = int(data.attrs["asked"]), int(data.attrs["told"])
         self.history = json.loads(data.attrs["history"])

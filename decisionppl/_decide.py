@@ -22,6 +22,7 @@ from decisionppl._decision import (
 )
 from decisionppl._gaussian_process import at_mean
 from decisionppl._inference import Inference
+from decisionppl._maximise import check_space, elements, product
 from decisionppl._play import play
 from decisionppl._propose import check_searchable, propose
 from decisionppl._roles import role_of
@@ -42,7 +43,7 @@ class Decider(NamedTuple):
         constraint: None, or a function of `expectations` (dict site -> [draws, actions, ...])
             that returns a bool mask [actions] of what is allowed.
         available: bool [actions] if the logging law is the same in every round, None if it
-            always offers every action, or "per round".
+            always offers every action, or "per round"; in a searched space "per round" or None.
         roles: names of the reward and of the cost sites.
         space: None, or the law of each action site, where there are no candidates and the
             action is searched for in their supports.
@@ -103,8 +104,10 @@ def decider(
         )
     if space is not None:
         check_searchable(rule)
+        offered = _availability(model, _everywhere(space), example)
+        offered = None if offered is None else "per round"
         return Decider(
-            model, inference, rule, {}, draws, constraint, None, roles, space, None
+            model, inference, rule, {}, draws, constraint, offered, roles, space, None
         )  # fmt: skip
     available = _availability(model, candidates, example)
     targets = None
@@ -117,14 +120,34 @@ def decider(
 
 def distinct(inference: Inference, actions: dict[str, jax.Array], *, net: bool) -> np.ndarray:
     """Indices of candidates that between them have every utility: one per set of equals."""
+    return np.unique(same_utility(inference, actions, net=net))
+
+
+def same_utility(inference: Inference, actions: dict[str, jax.Array], *, net: bool) -> np.ndarray:
+    """For each candidate the index of the first with the same utility, [actions]."""
     assert inference.surrogate is not None
     names = inference.surrogate.relevant.get(net, tuple(actions))
     relevant = [np.asarray(actions[n]) for n in names]
     count = len(next(iter(actions.values())))
     if not relevant:
-        return np.arange(1)
+        return np.zeros(count, int)
     table = np.concatenate([a.reshape(count, -1) for a in relevant], axis=1)
-    return np.sort(np.unique(table, axis=0, return_index=True)[1])
+    _, first, which = np.unique(table, axis=0, return_index=True, return_inverse=True)
+    return first[which.ravel()]
+
+
+def _everywhere(space: dict[str, dist.Distribution]) -> dict[str, jax.Array]:
+    """Every combination of the finite sites of a searched space, one value of the others."""
+    check_space(space)
+    values = {}
+    for name, law in space.items():
+        found = elements(name, law)
+        if found is None:
+            found = law.support.feasible_like(jnp.zeros(law.event_shape))[None]
+        values[name] = found
+    product(values)
+    index = np.indices([len(v) for v in values.values()]).reshape(len(values), -1)
+    return {n: v[i] for (n, v), i in zip(values.items(), index, strict=True)}
 
 
 def _availability(model: Callable, actions: dict[str, jax.Array], example: Context) -> Any:
@@ -137,7 +160,8 @@ def _availability(model: Callable, actions: dict[str, jax.Array], example: Conte
     return None if np.asarray(mask).all() else mask
 
 
-def _available(parts: Decider, context: Context) -> jax.Array | None:
+def offered(parts: Decider, context: Context) -> jax.Array | None:
+    """Which candidates the model offers now, [actions]; None for all."""
     if isinstance(parts.available, str):
         return availability(parts.model, parts.actions, context.args, dict(context.sites))
     return parts.available
@@ -154,7 +178,7 @@ def decide(parts: Decider, keys: Any, belief: Any, context: Context) -> Decision
     """
     if parts.space is not None:
         return propose(parts, keys, belief, context)
-    mask = _available(parts, context)
+    mask = offered(parts, context)
     world_key, utility_key, rule_key = keys
     per_cost = unwrapped(parts.rule)[1]
     inference, args, data = parts.inference, context.args, dict(context.sites)

@@ -91,16 +91,20 @@ def allowed(
     return met if mask is None else met & mask
 
 
-def hopeful(law: Callable, actions: Mapping[str, jax.Array], count: int) -> jax.Array:
+def hopeful(
+    law: Callable, actions: Mapping[str, jax.Array], count: int, mask: jax.Array | None = None
+) -> jax.Array:
     """Indices [count] of the actions that may well be the best, by mean and two deviations.
 
     Args:
         law: `(actions) -> Normal` [draws, actions] of their utilities.
         actions: dict from site to [actions, ...], at least `count` of them.
         count: how many.
+        mask: [actions], True for those that come first; None for all.
     """
     found = law(actions)
-    return jax.lax.top_k(jnp.mean(found.loc + 2 * found.scale, axis=0), count)[1]
+    hope = jnp.mean(found.loc + 2 * found.scale, axis=0)
+    return jax.lax.top_k(hope if mask is None else jnp.where(mask, hope, -jnp.inf), count)[1]
 
 
 def one_row(action: Mapping[str, Any]) -> dict[str, jax.Array]:

@@ -103,7 +103,7 @@ def observe(
 
     Raises:
         ValueError: an unknown or computed site, an action site left out, row counts that
-            disagree, NaN, or a value outside the support of its site.
+            disagree, NaN, infinity, or a value outside the support of its site.
         TypeError: `args` that is not a tuple.
 
     Example:
@@ -182,11 +182,13 @@ def _checked(name: str, value: np.ndarray, site: Mapping[str, Any], mask: np.nda
             f"{list(value.shape)}."
         )
     if np.issubdtype(value.dtype, np.floating):
-        bad = np.isnan(value.reshape(len(value), -1)).any(1) & mask
+        bad = ~np.isfinite(value.reshape(len(value), -1)).all(1) & mask
         if bad.any():
+            row = int(np.argmax(bad))
+            what = "NaN" if np.isnan(value[row]).any() else "an infinite value"
             raise ValueError(
-                f"{role} site {name!r}: NaN in row {int(np.argmax(bad))} ({int(bad.sum())} rows "
-                "in all). Drop those rows, or set their mask to False."
+                f"{role} site {name!r}: {what} in row {row} ({int(bad.sum())} rows in all), "
+                "expected finite numbers. Drop those rows, or set their mask to False."
             )
         if fn.support.is_discrete and (np.mod(value[mask], 1) != 0).any():
             raise ValueError(f"{role} site {name!r} is discrete; got values that are not integers.")

@@ -113,12 +113,15 @@ def maximise(
     References:
         Owen, Monte Carlo Theory, Methods and Examples, chapter 15 (scrambled Halton sequences).
     """
-    _check(space, num_candidates, num_restarts)
+    check_space(space)
+    for setting, number in (("num_candidates", num_candidates), ("num_restarts", num_restarts)):
+        if number < 1:
+            raise ValueError(f"{setting}: expected at least 1, got {number}.")
     # in one order, so that the order of `space` changes nothing
     names = sorted(space)
-    finite = {n: v for n in names if (v := _elements(n, space[n])) is not None}
+    finite = {n: v for n in names if (v := elements(n, space[n])) is not None}
     smooth = {n: _smooth(n, space[n]) for n in names if n not in finite}
-    combinations = _product(finite)
+    combinations = product(finite)
     given, feasible = _check_starts(starts, space, finite)
 
     draw_key, choice_key, tie_key = jax.random.split(key, 3)
@@ -134,7 +137,8 @@ def maximise(
     return Maximum({n: best[0][n] for n in space}, best[1])
 
 
-def _check(space: Any, num_candidates: int, num_restarts: int) -> None:
+def check_space(space: Any) -> None:
+    """Refuse what is not a mapping from sites to laws of one event each."""
     if not isinstance(space, Mapping) or not space:
         raise TypeError(
             "space: expected a mapping from action sites to Distributions, such as "
@@ -151,9 +155,6 @@ def _check(space: Any, num_candidates: int, num_restarts: int) -> None:
                 f"action site {name!r} has batch shape {law.batch_shape}; one action is one "
                 f"event. Make it a vector: .to_event({len(law.batch_shape)})."
             )
-    for name, number in (("num_candidates", num_candidates), ("num_restarts", num_restarts)):
-        if number < 1:
-            raise ValueError(f"{name}: expected at least 1, got {number}.")
 
 
 def _core(space: Any) -> Any:
@@ -163,7 +164,7 @@ def _core(space: Any) -> Any:
     return space
 
 
-def _elements(name: str, space: Any) -> jax.Array | None:
+def elements(name: str, space: Any) -> jax.Array | None:
     """All values of a finite site, [elements, ...]; None for other sites."""
     core = _core(space)
     if isinstance(core, dist.Delta):
@@ -179,7 +180,8 @@ def _elements(name: str, space: Any) -> jax.Array | None:
     return values[index].reshape(len(index), *space.event_shape)
 
 
-def _product(finite: Mapping[str, jax.Array]) -> int:
+def product(finite: Mapping[str, jax.Array]) -> int:
+    """Number of combinations of values by site, refused if enormous."""
     count = math.prod(len(v) for v in finite.values())
     _check_count(list(finite), count)
     return count

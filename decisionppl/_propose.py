@@ -22,6 +22,7 @@ from decisionppl._decision import (
 )
 from decisionppl._maximise import Maximum, maximise
 from decisionppl._preposterior import log_knowledge_gradient, log_max_value_information
+from decisionppl._space import availability
 from decisionppl._utility import expectations
 
 if TYPE_CHECKING:
@@ -73,20 +74,23 @@ def propose(parts: "Decider", keys: Any, belief: Any, context: Context) -> Decis
         action = {n: jnp.asarray(law.sample(k)) for k, (n, law) in zip(draws, laws, strict=True)}
         return _decision(Maximum(action, jnp.zeros(())))
     incumbent_key, final_key = jax.random.split(search_key)
-    asked = _Asked(parts, keys, belief, context)
+    asked = Asked(parts, keys, belief, context)
     starts = asked.visited()
     search = functools.partial(maximise, space=parts.space, num_candidates=_CANDIDATES)
     if base is rules.thompson:
         score = asked.thompson()
     elif base in _LOOKAHEAD:
-        best = search(asked.mean, key=incumbent_key, num_restarts=_RESTARTS // 2, starts=starts)
+        mean = asked.where_allowed(asked.mean)
+        best = search(mean, key=incumbent_key, num_restarts=_RESTARTS // 2, starts=starts)
         score = asked.lookahead(base, best, starts, final_key)
         starts = {n: jnp.concatenate([starts[n], best.action[n][None]]) for n in starts}
     else:
         extra = {}
         if base in _IMPROVING and "best" not in _options(parts.rule):
-            best = search(asked.mean, key=incumbent_key, num_restarts=_RESTARTS // 2, starts=starts)
-            extra = {"best": best.value}
+            mean = asked.where_allowed(asked.mean)
+            best = search(mean, key=incumbent_key, num_restarts=_RESTARTS // 2, starts=starts)
+            # where nothing is allowed the score is masked everywhere, whatever the incumbent
+            extra = {"best": jnp.where(jnp.isfinite(best.value), best.value, 0.0)}
         score = asked.local(extra)
     return _decision(
         search(asked.where_allowed(score), key=final_key, num_restarts=_RESTARTS, starts=starts)
@@ -111,8 +115,15 @@ def _options(rule: Any) -> dict[str, Any]:
     return options
 
 
-class _Asked:
-    """What a belief says about one action, as functions that are searched; built once."""
+class Asked:
+    """What a belief says about one action, as functions that are searched; built once.
+
+    Args:
+        parts: model, engine, rule, constraint.
+        keys: PRNG keys, for the worlds and for what stays random in utilities.
+        belief: of the engine.
+        context: what is known.
+    """
 
     def __init__(self, parts: "Decider", keys: Any, belief: Any, context: Context) -> None:
         self.parts, self.keys, self.belief = parts, keys, belief
@@ -138,28 +149,29 @@ class _Asked:
         count = len(next(iter(actions.values())))
         if count <= _VISITED:
             return actions
-        mean = self._law(actions).mean
+        mean = self.law(actions).mean
         best = jax.lax.top_k(jnp.mean(mean, axis=0), _VISITED)[1]
         return {n: a[best] for n, a in actions.items()}
 
-    def _law(self, actions: Any) -> dist.Normal:
+    def law(self, actions: Any) -> Any:
+        """Utility of each action by the surrogate, [draws, actions]."""
         assert self.surrogate is not None
         return self.surrogate.utility(self.view, actions, self.args, self.data, not self.per_cost)
 
-    def _values(self, worlds: Any, action: Any) -> dict[str, jax.Array]:
-        """Expectations by site of one action, [draws, 1]."""
-        return expectations(
-            self.parts.model,
-            worlds,
-            one_row(action),
-            key=self.keys[1],
-            args=self.args,
-            data=self.data,
-        )
+    def values(self, worlds: Any, actions: Any) -> dict[str, jax.Array]:
+        """Expectations by site, [draws, actions, ...]."""
+        model, key = self.parts.model, self.keys[1]
+        return expectations(model, worlds, actions, key=key, args=self.args, data=self.data)
+
+    def offered(self, actions: Any) -> jax.Array | None:
+        """Which actions the model offers now, [actions]; None for all."""
+        if self.parts.available is None:
+            return None
+        return availability(self.parts.model, actions, self.args, self.data)
 
     def _utility(self, worlds: Any, action: Any) -> jax.Array:
         """Utility of one action per world, [draws]; rewards alone if costs divide."""
-        reward, cost = net_of(self._values(worlds, action), self.parts.roles)
+        reward, cost = net_of(self.values(worlds, one_row(action)), self.parts.roles)
         net = reward if cost is None or self.per_cost else reward - cost
         return net[:, 0]
 
@@ -167,7 +179,7 @@ class _Asked:
         """Expected cost [1] where the rule is per unit of cost."""
         if not self.per_cost:
             return None
-        cost = net_of(self._values(self.worlds, action), self.parts.roles)[1]
+        cost = net_of(self.values(self.worlds, one_row(action)), self.parts.roles)[1]
         assert cost is not None
         return jnp.mean(cost, axis=0)
 
@@ -175,7 +187,7 @@ class _Asked:
         """Posterior mean of the utility."""
         if self.view is None:
             return jnp.mean(self._utility(self.worlds, action))
-        return jnp.mean(self._law(one_row(action)).mean)
+        return jnp.mean(self.law(one_row(action)).mean)
 
     def local(self, extra: dict[str, Any]) -> Callable:
         """The rule's score of the action's own utility."""
@@ -190,7 +202,7 @@ class _Asked:
             if self.view is None:
                 draws = self._utility(self.worlds, action)[:, None]
                 return rule(self.keys[1], draws, **given).scores[0]
-            law = self._law(one_row(action))
+            law = self.law(one_row(action))
 
             def one(loc: Any, scale: Any) -> jax.Array:
                 return rule(self.keys[1], dist.Normal(loc, scale), **given).scores[0]
@@ -221,7 +233,7 @@ class _Asked:
         draw_key, max_key = jax.random.split(key)
         targets = {n: jnp.concatenate([starts[n], best.action[n][None]]) for n in space}
         if base is not rules.noisy_expected_improvement:
-            more = promising(space, draw_key, self._law)
+            more = promising(space, draw_key, self.law)
             targets = {n: jnp.concatenate([targets[n], a]) for n, a in more.items()}
 
         def score(action: Any) -> jax.Array:
@@ -237,21 +249,31 @@ class _Asked:
 
         return score
 
+    def where_offered(self, score: Callable) -> Callable:
+        """The score, minus infinity where the model does not offer the action."""
+
+        def restricted(action: Any) -> jax.Array:
+            on_offer = self.offered(one_row(action))
+            value = score(action)
+            return value if on_offer is None else jnp.where(on_offer[0], value, -jnp.inf)
+
+        return restricted
+
     def where_allowed(self, score: Callable) -> Callable:
-        """The score, minus infinity where the constraint is not met."""
-        constraint = self.parts.constraint
+        """The same, and where the constraint is not met."""
+        constraint, score = self.parts.constraint, self.where_offered(score)
         if constraint is None:
             return score
 
         def constrained(action: Any) -> jax.Array:
-            met = constraint(self._values(self.worlds, action))[0]
+            met = constraint(self.values(self.worlds, one_row(action)))[0]
             return jnp.where(met, score(action), -jnp.inf)
 
         return constrained
 
 
 def promising(
-    space: Mapping[str, dist.Distribution], key: Any, law: Callable
+    space: Mapping[str, dist.Distribution], key: Any, law: Callable, times: int = 1
 ) -> dict[str, jax.Array]:
     """Points of the space between which the best is looked for, one step ahead.
 
@@ -259,6 +281,7 @@ def promising(
         space: law of each action site.
         key: PRNG key.
         law: `(actions) -> Normal` [draws, actions] of their utilities.
+        times: by how much there are to be more of them.
 
     Returns:
         dict from site to [points, ...]: half those of many draws that may well be the best, half
@@ -269,6 +292,6 @@ def promising(
         n: jnp.asarray(site.sample(k, (16 * MOST_TARGETS,)))
         for k, (n, site) in zip(keys, space.items(), strict=True)
     }
-    count = MOST_TARGETS // 4
+    count = times * MOST_TARGETS // 4
     pick = jnp.concatenate([hopeful(law, many, count), jnp.arange(count)])
     return {n: a[pick] for n, a in many.items()}

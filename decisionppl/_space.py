@@ -177,18 +177,28 @@ def as_actions(model: Callable, actions: Any, *args: Any) -> dict[str, jax.Array
 def availability(
     model: Callable, actions: Mapping[str, jax.Array], args: tuple, data: Mapping[str, Any]
 ) -> jax.Array:
-    """Which actions the logging law gives positive probability: bool [actions].
+    """Which actions the logging law can give: bool [actions].
 
     A model says that an arm is not available in a round by giving it probability zero
-    (`Categorical(probs=available / available.sum())`).
+    (`Categorical(probs=available / available.sum())`), and that a dose is not by leaving it
+    outside the support (`Uniform(0, largest)`).
     """
 
-    def log_probability(action: Mapping[str, Any]) -> jax.Array:
+    def offered(action: Mapping[str, Any]) -> jax.Array:
         # conditioned, not intervened on: the site keeps the law that is asked about
-        trace = play(model, jax.random.key(0), data={**data, **action})(*args)
-        terms = [jnp.sum(trace[n]["fn"].log_prob(trace[n]["value"])) for n in action]
-        return jnp.sum(jnp.stack(terms))
+        trace = play(at_mean(model), jax.random.key(0), data={**data, **action})(*args)
+        return jnp.all(jnp.stack([_offers(trace[n]["fn"], trace[n]["value"]) for n in action]))
 
-    values = jax.vmap(log_probability)(dict(actions))
+    return jax.vmap(offered)(dict(actions))
+
+
+def _offers(law: Any, value: Any) -> jax.Array:
+    support = law.support
+    if isinstance(support, type(constraints.simplex)):
+        # the same in every round, and weights sum to one only up to rounding
+        return jnp.ones((), bool)
+    if not support.is_discrete:  # a density is no probability: small ones mean nothing
+        return jnp.all(support(value))
+    log_probability = jnp.sum(law.log_prob(value))
     # NumPyro clips zero probabilities to the smallest positive number
-    return values > math.log(float(jnp.finfo(values.dtype).tiny)) + 1.0
+    return log_probability > math.log(float(jnp.finfo(log_probability.dtype).tiny)) + 1.0

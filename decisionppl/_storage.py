@@ -59,8 +59,18 @@ def to_arrays(tree: Any) -> list[np.ndarray]:
     return [plain(x) for x in jax.tree.leaves(tree)]
 
 
-def from_arrays(arrays: list[np.ndarray], like: Any) -> Any:
-    """The inverse of `to_arrays`; `like` is a pytree of the same structure and shapes."""
+def from_arrays(arrays: list[np.ndarray], like: Any, *, may_grow: bool = False) -> Any:
+    """The inverse of `to_arrays`.
+
+    Args:
+        arrays: from `to_arrays`.
+        like: a pytree of the same structure, shapes and dtypes.
+        may_grow: whether axes may be a power of two times longer, as those of a history that
+            has grown.
+
+    Raises:
+        ValueError: another number of arrays, or other shapes.
+    """
     leaves, structure = jax.tree.flatten(like)
     if len(leaves) != len(arrays):
         raise ValueError(
@@ -73,7 +83,7 @@ def from_arrays(arrays: list[np.ndarray], like: Any) -> Any:
             value = jax.random.wrap_key_data(jnp.asarray(array), impl=jax.random.key_impl(leaf))
         else:
             value = jnp.asarray(array, leaf.dtype)
-        if value.shape != leaf.shape:
+        if value.shape != leaf.shape and not (may_grow and _grew(leaf.shape, value.shape)):
             raise ValueError(
                 f"the file holds state of shape {value.shape}, this experiment has "
                 f"{leaf.shape}: it was saved with another model, engine or number of replications."
@@ -81,6 +91,16 @@ def from_arrays(arrays: list[np.ndarray], like: Any) -> Any:
         return value
 
     return jax.tree.unflatten(structure, [restore(a, x) for a, x in zip(arrays, leaves)])  # noqa: B905
+
+
+def _grew(before: tuple[int, ...], after: tuple[int, ...]) -> bool:
+    """Whether every axis is as long as it was, or a power of two times longer."""
+
+    def fits(old: int, new: int) -> bool:
+        times = new // old if old else 0
+        return new == old or (times * old == new and times.bit_count() == 1)
+
+    return len(before) == len(after) and all(map(fits, before, after))
 
 
 def function_hash(function: Callable) -> str:

@@ -197,6 +197,7 @@ def gaussian_process(
         bare = belief._replace(root=None, weights=None)
         fitted = append_and_fit(key, bare, rows)
         if np.isnan(np.asarray(fitted.weights)).any():
+            _check_values(fitted.buffer)
             raise ValueError(
                 "the covariance of the logged values has no Cholesky factor at any "
                 "hyperparameters that were tried: give the outcome more noise, or the "
@@ -457,6 +458,19 @@ def _surrogate(known: _Model) -> Surrogate:
     return Surrogate(
         view, utility, preposterior, fantasise, visited, hyperparameters, loo, known.relevant
     )
+
+
+def _check_values(buffer: Buffer) -> None:
+    """Refuse logged values that are not numbers."""
+    for name, values in buffer.rows.sites.items():
+        rows = np.asarray(values)[np.asarray(buffer.rows.mask)]
+        bad = ~np.isfinite(rows.reshape(len(rows), -1).astype(float)).all(1)
+        if bad.any():
+            raise ValueError(
+                f"site {name!r}: {rows[bad][0]} in row {int(np.argmax(bad))} of the history, "
+                f"expected finite values ({int(bad.sum())} rows in all). Leave those rows out, or "
+                "set their mask to False."
+            )
 
 
 def _check_worth(known: _Model) -> None:

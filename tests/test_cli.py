@@ -1,5 +1,6 @@
 """The command line: what it writes, and one line with exit code 2 for what is wrong."""
 
+import re
 import sys
 
 import numpy as np
@@ -44,9 +45,12 @@ def write_runs(folder):
         lines = [f"{i},{','.join(f'{w:.4f}' for w in row)}" for i, row in enumerate(mixtures)]
         header = "index,train_the_pile_arxiv,train_the_pile_github,train_the_pile_pile_cc"
         (folder / f"train_mixture_{scale}.csv").write_text("\n".join([header, *lines]))
-        lines = [f"{i},{value:.6f}" for i, value in enumerate(loss)]
-        header = "index,metric/the_pile_pile_cc_val_loss"
+        lines = [f"{i},{value:.6f},9.0" for i, value in enumerate(loss)]
+        header = "index,metric/the_pile_pile_cc_val_loss,metric/the_pile_arxiv_val_loss"
         (folder / f"train_pile_loss_{scale}.csv").write_text("\n".join([header, *lines]))
+
+
+METRIC = "the_pile_pile_cc_val_loss"
 
 
 def test_run_buys_training_runs_within_a_budget(capsys, tmp_path):
@@ -55,12 +59,20 @@ def test_run_buys_training_runs_within_a_budget(capsys, tmp_path):
     write_runs(runs)
     code, out, err = call(
         capsys, "run", "data_mixture", "--runs", str(runs), "--budget", "70", "--set", "1m=1",
-        "--set", "1B=20", "--out", str(out_folder),
+        "--set", "1B=20", "--out", str(out_folder), "--metric", METRIC,
     )  # fmt: skip
     assert code == 0, err
     assert "recommended: " in out
-    assert "spent " in out
-    assert " of 70 on " in out
+    rows = {line.split()[0]: line.split() for line in out.splitlines() if line.startswith("1e+0")}
+    assert [rows["1e+06"][1], rows["1e+06"][3]] == ["1", "24"]
+    assert [rows["1e+09"][1], rows["1e+09"][3]] == ["20", "8"]
+    cheap, dear = int(rows["1e+06"][2]), int(rows["1e+09"][2])
+    assert f"spent {cheap + 20 * dear} of 70 on {cheap + dear} runs" in out
+    numbers = re.search(rf"predicted {METRIC} loss .*: (\S+) \(90 % (\S+) to (\S+)\)", out)
+    assert numbers is not None
+    mean, low, high = map(float, numbers.groups())
+    # not the mean of all metrics, of which the other is 9
+    assert 1.5 < low < mean < high < 3.5
     with xr.open_dataset(out_folder / "data_mixture.nc", group="search", engine="h5netcdf") as data:
         assert float(data.spent[-1]) <= 70
         assert data.sizes["source"] == 3

@@ -125,9 +125,10 @@ def test_knowledge_gradient_is_what_updating_on_simulated_outcomes_gains():
         assert abs(gain.mean() - scores[a]) < 5.5 * gain.std() / np.sqrt(len(gain))
     halved = rules.knowledge_gradient(KEY, known, cost=jnp.array([2.0, 1.0, 1.0])).scores
     assert float(halved[0]) == pytest.approx(scores[0] / 2, rel=1e-5)
-    masked = rules.knowledge_gradient(KEY, known, mask=jnp.array([False, True, True]))
-    assert np.isneginf(masked.scores[0])
-    assert float(masked.probabilities[0]) == 0.0
+    best = int(np.argmax(scores))
+    masked = rules.knowledge_gradient(KEY, known, mask=jnp.arange(3) != best)
+    assert np.isneginf(masked.scores[best])
+    assert float(masked.probabilities[best]) == 0.0
 
 
 def test_without_noise_at_the_target_it_is_expected_improvement():
@@ -147,6 +148,25 @@ def test_entropy_search_prefers_what_tells_of_the_maximum():
     assert scores[0] == pytest.approx(scores[1], rel=0.3)
     noisy = np.asarray(rules.max_value_entropy(KEY, normals(np.zeros(3), np.eye(3), 3.0)).scores)
     assert noisy.max() < scores[0]
+
+
+def test_entropy_search_draws_the_largest_of_correlated_utilities():
+    """What is nearly one utility has no larger maximum than itself; twenty of their own have."""
+    noise, size = 0.5, 20
+
+    def score(covariance):
+        known = normals(np.zeros(size), covariance, noise)
+        many = jax.tree.map(lambda v: jnp.repeat(v, 16, axis=0), known)
+        return float(jax.jit(rules.max_value_entropy)(KEY, many).scores[0])
+
+    together = score(np.ones((size, size)))
+    assert together > 2 * score(np.eye(size))
+    # the largest is not below the best mean, here zero
+    rho = jnp.asarray(1 / np.sqrt(1 + noise**2))
+    information = truncation_information(jnp.maximum(jnp.asarray(Z[::100]), 0.0), rho)
+    expected = float(100 * WEIGHT[::100] @ np.asarray(information))
+    # 256 draws of something between zero and 0.4: five standard errors
+    assert together == pytest.approx(expected, abs=0.04)
 
 
 def test_draws_of_hyperparameters_are_averaged():
@@ -236,26 +256,60 @@ def test_a_fidelity_that_tells_nothing_is_never_bought(engine):
     [
         rules.log_ei,
         functools.partial(rules.ucb, quantile=0.9),
-        rules.noisy_expected_improvement,
-        rules.per_cost(rules.knowledge_gradient),
     ],
 )
 def test_searching_the_space_is_never_worse_than_a_grid(engine, rule):
     belief = told(engine, *SEEN)
     action = decision(engine, rule, belief)
     assert 0 <= float(action["x"]) <= 1
-    base = rule.func if isinstance(rule, functools.partial) else rule
-    if hasattr(base, "targets") or hasattr(base, "rule"):
-        return
-    # costs are subtracted, so the cheap level is worth more
-    grid = {
-        "x": np.append(np.linspace(0, 1, 201), action["x"]),
-        "level": np.append(np.zeros(201, int), action["level"]),
-    }
+    grid = with_grid(action)
     law = engine.surrogate.utility(engine.surrogate.view(belief), grid, (), {}, True)
     arms = dist.Normal(law.loc[0], law.scale[0])
-    scores = np.asarray(rule(KEY, arms, mask=jnp.ones(202, bool)).scores)
+    scores = np.asarray(rule(KEY, arms, mask=jnp.ones(len(grid["x"]), bool)).scores)
     assert scores[-1] >= scores.max() - 0.02 * np.ptp(scores)
+
+
+def with_grid(action):
+    """A fine grid over both levels, and an action at the end."""
+    x, level = np.linspace(0, 1, 101), np.repeat([0, 1], 101)
+    return {
+        "x": np.append(np.tile(x, 2), action["x"]), "level": np.append(level, action["level"]),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("rule", "share"),
+    [
+        (rules.noisy_expected_improvement, 0.95),
+        (rules.per_cost(rules.knowledge_gradient), 0.9),
+        (rules.max_value_entropy, 0.7),  # by 16 draws of the largest utility
+    ],
+    ids=["noisy_expected_improvement", "per_cost", "max_value_entropy"],
+)
+def test_searching_one_step_ahead_is_never_worse_than_a_grid(engine, rule, share):
+    """Under the rule's own score, with targets all over the grid."""
+    belief, per_cost = told(engine, *SEEN), hasattr(rule, "rule")
+    action = decision(engine, rule, belief, draws=2)
+    grid = with_grid(action)
+    surrogate = engine.surrogate
+
+    @jax.jit
+    def known_of(actions, targets):
+        view = surrogate.view(belief)
+        return surrogate.preposterior(view, actions, targets, (), {}, not per_cost)
+
+    if rule is rules.noisy_expected_improvement:
+        law = surrogate.utility(surrogate.view(belief), grid, (), {}, True)
+        best = int(np.argmax(law.loc[0]))
+        targets = {
+            n: np.append(v, grid[n][best]) for n, v in zip(("x", "level"), SEEN, strict=False)
+        }
+    else:
+        targets = {n: v[:-1:5] for n, v in grid.items()}
+    extra = {"cost": SCALES[grid["level"]]} if per_cost else {}
+    score = rule.rule if per_cost else rule
+    scores = np.asarray(score(KEY, known_of(grid, targets), **extra).scores)
+    assert scores[-1] >= share * scores.max()
 
 
 def test_thompson_sampling_maximises_one_drawn_function(engine):
@@ -326,6 +380,28 @@ def test_uniform_draws_from_the_law_of_the_actions(engine):
     trial = dp.experiment.Experiment(surface, engine, rules.uniform, key=0)
     xs = [trial.ask().action["x"] for _ in range(20)]
     assert 0 <= min(xs) < max(xs) <= 1
+
+
+def test_what_is_open_in_a_searched_space_is_saved(engine, tmp_path):
+    """With a history that has grown past the room of a new experiment."""
+    make = functools.partial(dp.experiment.Experiment, surface, engine, rules.uniform, key=0)
+    trial = make()
+    trial.belief = told(engine, GRID, np.ones(21, int), np.sin(GRID))
+    asked = [trial.ask() for _ in range(3)]
+    trial.tell(asked[1].token, 0.5)
+    trial.save(tmp_path / "trial.nc")
+    restored = make().load(tmp_path / "trial.nc")
+    assert restored.pending == trial.pending == [asked[0].token, asked[2].token]
+    assert restored.history == trial.history
+    for t in (trial, restored):
+        t.tell(asked[2].token, 0.25)
+    jax.tree.map(np.testing.assert_array_equal, trial.belief, restored.belief)
+    assert restored.history["x"][-1] == pytest.approx(asked[2].action["x"])
+    assert trial.ask().action == restored.ask().action
+    other = dp.experiment.Experiment(surface, engine, rules.uniform, key=0, actions=CANDIDATES)
+    other.belief = jax.tree.map(lambda a: jnp.asarray(a)[None], trial.belief)
+    with pytest.raises(ValueError, match="state of shape"):
+        other.load(tmp_path / "trial.nc")
 
 
 def test_a_loop_of_searched_decisions_learns():

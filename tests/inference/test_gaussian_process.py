@@ -154,6 +154,8 @@ def test_outcomes_may_be_differences_averages_and_vectors():
     seen = np.array([1.0, 2.0, 0.3, 0.5, -1.0, -0.1])
     noise = np.diag(np.tile([0.2, 0.2, 0.4], 2) ** 2)
     b = f[5:] + g[5:]
+    check_drawn(engine, belief, np.concatenate([f[5:], g[5:]]), joint, a, seen, noise)
+    check_told(engine, belief, (b, f[1] + g[1], a[3:]), joint, a, noise)
     gain = b @ joint @ a.T @ np.linalg.inv(a @ joint @ a.T + noise)
     np.testing.assert_allclose(law.mean, gain @ seen, atol=1e-4)
     expected = b @ joint @ b.T - gain @ a @ joint @ b.T
@@ -167,6 +169,70 @@ def test_outcomes_may_be_differences_averages_and_vectors():
     gain = b @ joint @ a.T @ np.linalg.inv(a @ joint @ a.T + noise)
     expected = b @ joint @ b.T - gain @ a @ joint @ b.T
     np.testing.assert_allclose(after.covariance_matrix, expected, atol=1e-4)
+
+
+def check_drawn(engine, belief, b, joint, a, seen, noise):
+    """Drawn f and g at AT, jointly, against the posterior by hand."""
+    worlds = engine.sample(KEY, belief, 600)
+    batch = jax.vmap(lambda f: f.batch(jnp.asarray(AT)))
+    values = np.concatenate([batch(worlds["f"]), batch(worlds["g"])], axis=1)
+    gain = b @ joint @ a.T @ np.linalg.inv(a @ joint @ a.T + noise)
+    covariance = b @ joint @ b.T - gain @ a @ joint @ b.T
+    sd = np.sqrt(np.diag(covariance))
+    assert np.abs((values.mean(0) - gain @ seen) / sd * np.sqrt(600)).max() < 5.5
+    scale = np.outer(sd, sd)
+    np.testing.assert_allclose(np.cov(values.T) / scale, covariance / scale, atol=0.25)
+
+
+def check_told(engine, belief, quantities, joint, a, noise):
+    """What three outcomes of one action would tell, whatever their independent coordinates."""
+    b, own, new = quantities
+    surrogate = engine.surrogate
+    known = jax.jit(lambda x, at: surrogate.preposterior(
+        surrogate.view(belief), {"x": x}, {"x": at}, (), {}))(jnp.array([0.8]), AT)  # fmt: skip
+    posterior = joint - joint @ a.T @ np.linalg.inv(a @ joint @ a.T + noise) @ a @ joint
+    outcome = np.linalg.inv(new @ posterior @ new.T + noise[:3, :3])
+    change, own_change = np.asarray(known.change[0, 0]), np.asarray(known.own_change[0, 0])
+    cross, mine = b @ posterior @ new.T, own @ posterior @ new.T
+    np.testing.assert_allclose(change.T @ change, cross @ outcome @ cross.T, atol=1e-4)
+    np.testing.assert_allclose(own_change @ change, mine @ outcome @ cross.T, atol=1e-4)
+    assert float(known.own_sd[0, 0]) == pytest.approx(np.sqrt(own @ posterior @ own), abs=1e-4)
+
+
+def test_contexts_are_those_that_are_asked_about():
+    """Arguments and context sites other than the example's, in predictions and in imagination."""
+
+    def model(shift):
+        f = numpyro.sample("f", dp.GaussianProcess(KERNEL, means.Linear(jnp.array([2.0]), 1.0)))
+        z = dp.context("z", dist.Normal(0, 1))
+        dp.reward("y", dist.Normal(f(dp.action("x", dist.Uniform(0, 1)) + shift + z), NOISE))
+
+    engine = inference.gaussian_process(model, jnp.zeros(()))
+    x, y = data(9)
+    shift, z = np.linspace(-1, 1, 9).astype(np.float32), np.linspace(1, 0, 9).astype(np.float32)
+    rows = dp.observe(model, (shift,), {"x": x, "y": y, "z": z})
+    belief = engine.update(KEY, engine.init(KEY), rows)
+    mean, covariance = closed_form(x + shift + z, y, AT + 0.25)
+    law = engine.predict(belief, {"x": AT}, (0.5,), {"z": jnp.asarray(-0.25)})
+    np.testing.assert_allclose(law.mean, mean, atol=5e-5)
+    np.testing.assert_allclose(law.covariance_matrix, covariance, atol=5e-5)
+    given = (jnp.asarray(0.5),), {"z": jnp.asarray(-0.25)}
+    imagined = engine.surrogate.fantasise(belief, {"x": jnp.asarray(0.31)}, *given)
+    after = engine.predict(imagined, {"x": AT}, (0.5,), {"z": jnp.asarray(-0.25)})
+    more = (np.append(x + shift + z, 0.56), np.append(y, mean[1]))
+    np.testing.assert_allclose(after.covariance_matrix, closed_form(*more, AT + 0.25)[1], atol=5e-5)
+
+
+def test_a_full_history_grows_for_what_is_imagined(exact):
+    x, y = data(16)
+    belief = told(exact, line, x=x, y=y)
+    imagined = exact.surrogate.fantasise(belief, {"x": jnp.asarray(0.9)})
+    assert imagined.buffer.capacity == 32
+    law = exact.predict(imagined, {"x": AT})
+    mean, _ = closed_form(x, y, AT)
+    covariance = closed_form(np.append(x, 0.9), np.append(y, 0.0), AT)[1]
+    np.testing.assert_allclose(law.mean, mean - 0.5 * AT, atol=5e-5)
+    np.testing.assert_allclose(law.covariance_matrix, covariance, atol=5e-5)
 
 
 def test_hyperparameters_are_at_the_mode(fitted):
@@ -187,6 +253,20 @@ def test_hyperparameters_are_at_the_mode(fitted):
     assert best >= max(grid) - 1e-3
     constant = -6 * np.log(2 * np.pi) + 2 * np.log(2) - np.log(2 * np.pi)
     assert float(belief.state.log_density.max()) == pytest.approx(best + constant, abs=2e-3)
+
+
+def test_of_several_modes_the_highest_is_taken():
+    """The sign of a root is told by its prior alone: one nat."""
+
+    def model():
+        root = numpyro.sample("root", dist.Normal(0.5, 1.0))
+        f = numpyro.sample("f", dp.GaussianProcess(0.01 * kernels.RBF(0.3)))
+        dp.reward("y", dist.Normal(root**2 + f(dp.action("x", dist.Uniform(0, 1))), 0.1))
+
+    engine = inference.gaussian_process(model, num_restarts=8)
+    belief = told(engine, model, x=[0.0, 0.5, 1.0], y=[1.0, 1.0, 1.0])
+    assert float(np.ptp(belief.state.log_density)) > 0.5  # both were found
+    assert float(engine.surrogate.hyperparameters(belief)["root"][0]) == pytest.approx(1, abs=0.1)
 
 
 def test_one_compilation_per_bucket(fitted, compilations):
@@ -285,6 +365,19 @@ def test_draws_of_hyperparameters_have_their_posterior():
     # at least 100 independent draws among 800, at 5.3 standard errors
     assert abs(draws.mean() - mean) < 5.3 * sd / 10
     assert 0.5 < draws.std() / sd < 1.6
+    # each draw has a posterior of its own
+    view = jax.jit(engine.surrogate.view)(belief)
+    law = engine.surrogate.utility(view, {"x": np.array([0.31])}, (), {})
+    for i in (0, 300, 799):
+        kernel = lambda d, i=i: np.exp(-(d**2) / (2 * np.exp(2 * draws[i])))  # noqa: E731
+        inverse = np.linalg.inv(kernel(np.sqrt(squared)) + 0.04 * np.eye(8))
+        cross = kernel(0.31 - x.astype(float))
+        assert float(law.loc[i, 0]) == pytest.approx(cross @ inverse @ y, abs=2e-3)
+        assert float(law.scale[i, 0]) ** 2 == pytest.approx(1 - cross @ inverse @ cross, abs=2e-3)
+    worlds = np.log(np.asarray(engine.sample(KEY, belief, 400)["scale"]))
+    assert np.isin(worlds, draws.astype(np.float32)).mean() > 0.9
+    assert abs(worlds.mean() - draws.mean()) < 5.3 * sd / np.sqrt(400)
+    assert 0.5 < worlds.std() / sd < 1.6
 
 
 @settings(max_examples=30, deadline=None)
@@ -337,12 +430,105 @@ def test_singular_covariances_are_factorised_at_any_scale(scale):
     np.testing.assert_allclose(root @ root.T, ones, rtol=1e-2, atol=1e-2 * scale)
 
 
-def test_duplicated_points_and_constant_outcomes():
-    engine = inference.gaussian_process(learned, num_restarts=1)
-    belief = told(engine, learned, x=[0.5] * 10, y=[2.0] * 10)
-    law = engine.predict(belief, {"x": AT})
-    assert np.isfinite(law.mean).all()
-    assert (np.asarray(law.variance) >= 0).all()
+def test_a_factor_that_fails_is_tried_again_with_more_jitter():
+    # the least eigenvalue is below zero by seven times what rounding calls for
+    root = _marginal.cholesky(jnp.ones((30, 30)) - 5e-5 * jnp.eye(30))
+    np.testing.assert_allclose(root @ root.T, np.ones((30, 30)), atol=1e-3)
+    assert np.isnan(_marginal.cholesky(jnp.ones((3, 3)) - 2 * jnp.eye(3))).any()
+
+
+@pytest.mark.parametrize("x", [[0.5] * 12, np.linspace(0, 1, 12)], ids=["same", "spread"])
+def test_duplicated_points_and_constant_outcomes(fitted, x):
+    """Nothing varies, or nothing but the inputs: the noise is small, the rest is the prior's."""
+    belief = told(fitted, learned, x=x, y=[2.0] * 12)
+    found = fitted.surrogate.hyperparameters(belief)
+    assert 0.1 < float(found["scale"][0]) < 10
+    assert 1e-3 < float(found["noise"][0]) < 0.2
+    law = fitted.predict(belief, {"x": np.array([0.5, 3.0])})
+    assert float(law.mean[0]) == pytest.approx(2.0, abs=0.05)
+    sd = np.sqrt(np.asarray(law.variance))
+    assert 1e-4 < sd[0] < 0.1 < sd[1] <= 1.001
+    worlds = fitted.sample(KEY, belief, 5)
+    assert np.isfinite(jax.vmap(lambda f: f(0.5))(worlds["f"])).all()
+
+
+def test_contradicting_duplicates_almost_without_noise():
+    """In single precision, where the covariance is singular up to rounding."""
+
+    def model():
+        f = numpyro.sample("f", dp.GaussianProcess(kernels.RBF(0.5)))
+        dp.reward("y", dist.Normal(f(dp.action("x", dist.Uniform(0, 1))), 1e-4))
+
+    engine = inference.gaussian_process(model)
+    belief = told(engine, model, x=[0.2] * 8 + [0.7, 0.7 + 1e-7], y=[1.0, 1.1] * 4 + [0.5, 0.5])
+    law = engine.predict(belief, {"x": np.array([0.2, 0.7, 3.0])})
+    np.testing.assert_allclose(law.mean, [1.05, 0.5, 0.0], atol=0.01)
+    sd = np.sqrt(np.asarray(law.variance))
+    assert (sd[:2] < 0.01).all()
+    assert sd[2] == pytest.approx(1.0, abs=0.01)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_losses_that_are_no_numbers_name_their_site(exact, bad):
+    x, y = data(3)
+    y[1] = bad
+    with pytest.raises(ValueError, match="site 'y'.* in row 1"):
+        dp.observe(line, sites={"x": x, "y": y})
+    rows = dp.Rows((), {"x": x, "y": y}, np.ones(3, bool))  # unchecked
+    with pytest.raises(ValueError, match=f"site 'y': {bad} in row 1 .*expected finite .*mask"):
+        exact.update(KEY, exact.init(KEY), rows)
+
+
+def levels():
+    """A cheap fidelity and the target, whose relation is to be learned."""
+    rho = numpyro.sample("rho", dist.Normal(1.0, 0.5))
+    scale = numpyro.sample("scale", dist.LogNormal(-1.0, 0.5))
+    parts = [kernels.RBF(scale), 0.3 * kernels.RBF(scale)]
+    f = numpyro.sample("f", dp.GaussianProcess(kernels.KennedyOHagan(rho[None], parts)))
+    x = dp.action("x", dist.Uniform(0, 1))
+    level = dp.action("level", 2)
+    dp.outcome("y", dist.Normal(f(level, x), 0.1))
+    dp.reward("value", f(1, x))
+
+
+@pytest.fixture(scope="module")
+def fidelities():
+    return inference.gaussian_process(levels, num_restarts=1)
+
+
+def test_a_fidelity_that_was_never_observed_stays_uncertain(fidelities):
+    x = np.linspace(0, 1, 9).astype(np.float32)
+    y, at = np.sin(6 * x), {"x": np.linspace(0, 1, 4), "level": np.ones(4, int)}
+    sd = {}
+    for level in (0, 1):  # each alone: a single fidelity
+        belief = told(fidelities, levels, x=x, level=np.full(9, level), y=y)
+        found = fidelities.surrogate.hyperparameters(belief)
+        assert all(np.isfinite(v).all() for v in found.values())
+        law = fidelities.predict(belief, at)
+        np.testing.assert_allclose(law.mean, np.sin(6 * at["x"]), atol=0.4)
+        sd[level] = np.sqrt(np.asarray(law.variance))
+    assert (sd[1] < 0.15).all()
+    # the part of the target's function that cheap runs do not share
+    assert (sd[0] > 0.5).all()
+
+
+def test_bad_inputs_are_told_one_by_one(fidelities):
+    """One dose again and again, one outcome, one fidelity, the target never observed, and NaN."""
+    only = {"x": np.array([0.5], np.float32), "level": np.array([0])}
+    trial = dp.experiment.Experiment(levels, fidelities, dp.rules.greedy, key=0, actions=only)
+    for _ in range(3):
+        trial.tell(trial.ask().token, 1.0)
+    found = trial.recommend()
+    assert found.mean == pytest.approx(1.0, abs=0.3)
+    assert 0.4 < found.sd < 1.0
+    assert found.regret == pytest.approx(0.0, abs=1e-5)
+    asked = trial.ask()
+    before = jax.tree.leaves(trial.belief)
+    for bad in (np.nan, -np.inf, {"y": [np.nan]}):
+        with pytest.raises(ValueError, match="site 'y' is .*expected a finite value.*open"):
+            trial.tell(asked.token, bad)
+    assert trial.pending == [asked.token]
+    assert all(a is b for a, b in zip(before, jax.tree.leaves(trial.belief), strict=True))
 
 
 def test_rows_that_were_lost_show():

@@ -1,5 +1,7 @@
 """Loss surfaces over mixtures and fidelities: their law, what they learn, bad levels and prices."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,7 @@ import pytest
 import decisionppl as dp
 from decisionppl import inference
 from decisionppl.inference._functions import processes
-from decisionppl.models import data_mixture
+from decisionppl.models import _mixture_search, data_mixture
 
 KEY = jax.random.key(0)
 SIZES, STEPS = (20, 300, 1000), (9, 60, 197)
@@ -152,6 +154,61 @@ def test_a_search_finds_the_best_mixture(found):
     assert found.regret[-1] == pytest.approx(loss[best] - loss[goal].min())
     assert found.regret[-1] < 0.01
     assert abs(found.mean[-1] - loss[best]) < 4 * max(found.sd[-1], 0.002)
+
+
+def pool_of(prices):
+    count = len(prices)
+    actions = {"mixture": jnp.eye(count), "size": jnp.arange(count)}
+    return _mixture_search._Pool(
+        actions, np.zeros(count), np.array(prices), np.arange(count - 2, count)
+    )
+
+
+def test_a_batch_is_chosen_one_run_after_the_other():
+    """Beliefs that count what was imagined; each choice is the first run on offer."""
+    asked = []
+
+    def choose(key, belief, mask):
+        asked.append((belief, np.flatnonzero(mask).tolist(), jax.random.key_data(key).tolist()))
+        return int(np.argmax(mask))
+
+    def imagine(belief, action):
+        assert int(action["size"]) == asked[-1][1][0]
+        return belief + 1
+
+    tools = _mixture_search._Tools(choose, None, imagine)
+    pool = pool_of([1.0, 2.0, 1.5, 3.0, 1.0])
+    # a share of 200 / 40 = 5; 3.5 left, of which the first costs 1 and the third 1.5
+    assert _mixture_search._batch(tools, pool, 0, KEY, [1], 3.5, 200.0) == [0, 2, 4]
+    offers = [[0, 2, 3, 4], [2, 4], [4]]
+    assert [a[:2] for a in asked] == list(zip(range(3), offers, strict=True))
+    assert len({tuple(a[2]) for a in asked}) == 3
+    # what is left pays for more than the share, which the first run exceeds
+    assert _mixture_search._batch(tools, pool, 0, KEY, [], 100.0, 20.0) == [0]
+    assert _mixture_search._batch(tools, pool, 0, KEY, [], 0.5, 200.0) == []
+
+
+def test_what_a_run_costs_and_which_mixture_is_best():
+    """The rule hears prices; of draws of hyperparameters the mean and the whole variance count."""
+    loc, scale = jnp.array([[0.0, 2.0], [1.0, -2.0]]), jnp.array([[1.0, 5.0], [3.0, 5.0]])
+    surrogate = SimpleNamespace(
+        view=lambda belief: belief,
+        preposterior=lambda view, actions, goal, args, data, net: goal["size"],
+        utility=lambda view, actions, args, data, net: SimpleNamespace(loc=loc, scale=scale),
+        fantasise=dict,
+    )
+
+    def rule(key, known, *, mask, cost):
+        assert known.shape == (2,)
+        return SimpleNamespace(action=jnp.argmin(jnp.where(mask, cost, jnp.inf)))
+
+    prices = [4.0, 0.5, 2.0, 3.0]
+    tools = _mixture_search._tools(SimpleNamespace(surrogate=surrogate), pool_of(prices), rule)
+    belief = jnp.zeros(1)
+    assert int(tools.choose(KEY, belief, jnp.array([True, False, True, True]))) == 2
+    best, mean, sd = tools.recommend(belief)
+    assert (best, mean) == (0, -0.5)
+    assert sd == pytest.approx(np.sqrt((1 + 9) / 2 + 0.25))
 
 
 def test_a_search_as_a_dataset(found):

@@ -1,5 +1,6 @@
 """The sequential loop for humans: ask for a decision, tell what followed, in any order."""
 
+import copy
 import json
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -11,7 +12,7 @@ import numpy as np
 from decisionppl._decide import decide, decider
 from decisionppl._decision import NUM_KEYS, Context, as_context
 from decisionppl._environment import logged_names
-from decisionppl._inference import Inference, observe
+from decisionppl._inference import Inference, Rows, observe
 from decisionppl._play import as_key
 from decisionppl._recommend import Recommendation, recommend
 from decisionppl._storage import from_arrays, function_hash, read_group, to_arrays, write_groups
@@ -75,7 +76,6 @@ class Experiment:
         draws: int = 500,
         constraint: Callable | None = None,
     ) -> None:
-        self._key = as_key(key)
         example = as_context(context)
         self._parts = decider(
             model, inference, rule, example, actions=actions, draws=draws, constraint=constraint
@@ -86,11 +86,40 @@ class Experiment:
             self._parts, jax.random.split(key, NUM_KEYS), belief, context))  # fmt: skip
         self._recommend = jax.jit(lambda key, belief, context: recommend(
             self._parts, jax.random.split(key, NUM_KEYS), belief, context))  # fmt: skip
-        self.belief = inference.init(jax.random.fold_in(self._key, 0))
+        self._begin(key)
+
+    def _begin(self, key: Any) -> None:
+        self._key = as_key(key)
+        self.belief = self._parts.inference.init(jax.random.fold_in(self._key, 0))
         self._asked = 0
         self._told = 0
         self._open: dict[int, tuple[Context, dict[str, Any]]] = {}
         self.history: dict[str, list] = {}
+
+    def restart(self, key: Any) -> "Experiment":
+        """The same experiment from the beginning, with nothing asked or told.
+
+        What has been compiled is shared, so many short experiments cost one compilation.
+
+        Args:
+            key: PRNG key (typed or raw) or an int seed.
+
+        Returns:
+            A new experiment; this one stays as it is.
+        """
+        other = copy.copy(self)
+        other._begin(key)
+        return other
+
+    def learn(self, rows: Rows) -> None:
+        """Learn from rounds that were not asked for, such as runs made before.
+
+        Args:
+            rows: from `observe`. They do not enter `history`.
+        """
+        key = jax.random.fold_in(jax.random.fold_in(self._key, 2), self._told)
+        self.belief = self._parts.inference.update(key, self.belief, rows)
+        self._told += 1
 
     @property
     def pending(self) -> list[int]:
@@ -197,9 +226,7 @@ class Experiment:
             jax.tree.map(lambda x: x[None], context.args),
             {n: np.asarray(v)[None] for n, v in sites.items()},
         )
-        key = jax.random.fold_in(jax.random.fold_in(self._key, 2), self._told)
-        self.belief = self._parts.inference.update(key, self.belief, rows)
-        self._told += 1
+        self.learn(rows)
         del self._open[token]
         for name, value in {"token": token, **action, **outcome}.items():
             self.history.setdefault(name, []).append(np.asarray(value).tolist())

@@ -21,7 +21,11 @@ from decisionppl._decision import (
     visited_actions,
 )
 from decisionppl._maximise import Maximum, maximise
-from decisionppl._preposterior import log_knowledge_gradient, log_max_value_information
+from decisionppl._preposterior import (
+    log_knowledge_bound,
+    log_knowledge_gradient,
+    log_max_value_information,
+)
 from decisionppl._utility import expectations
 
 if TYPE_CHECKING:
@@ -76,11 +80,12 @@ def propose(parts: "Decider", keys: Any, belief: Any, context: Context) -> Decis
     asked = _Asked(parts, keys, belief, context)
     starts = asked.visited()
     search = functools.partial(maximise, space=parts.space, num_candidates=_CANDIDATES)
+    screen = None
     if base is rules.thompson:
         score = asked.thompson()
     elif base in _LOOKAHEAD:
         best = search(asked.mean, key=incumbent_key, num_restarts=_RESTARTS // 2, starts=starts)
-        score = asked.lookahead(base, best, starts, final_key)
+        score, screen = asked.lookahead(base, best, starts, final_key)
         starts = {n: jnp.concatenate([starts[n], best.action[n][None]]) for n in starts}
     else:
         extra = {}
@@ -88,9 +93,13 @@ def propose(parts: "Decider", keys: Any, belief: Any, context: Context) -> Decis
             best = search(asked.mean, key=incumbent_key, num_restarts=_RESTARTS // 2, starts=starts)
             extra = {"best": best.value}
         score = asked.local(extra)
+    bound = None if screen is None else asked.where_allowed(screen)
     return _decision(
-        search(asked.where_allowed(score), key=final_key, num_restarts=_RESTARTS, starts=starts)
-    )
+        search(
+            asked.where_allowed(score), key=final_key, num_restarts=_RESTARTS, starts=starts,
+            screen=bound,
+        )
+    )  # fmt: skip
 
 
 def _decision(found: Maximum) -> Decision:
@@ -213,8 +222,10 @@ class _Asked:
 
         return score
 
-    def lookahead(self, base: Callable, best: Maximum, starts: Any, key: Any) -> Callable:
-        """The logarithm of what the action's outcome is worth."""
+    def lookahead(
+        self, base: Callable, best: Maximum, starts: Any, key: Any
+    ) -> tuple[Callable, Callable | None]:
+        """The logarithm of what the action's outcome is worth, and a bound that costs less."""
         space, surrogate = self.parts.space, self.surrogate
         assert space is not None
         assert surrogate is not None
@@ -224,18 +235,20 @@ class _Asked:
             more = promising(space, draw_key, self._law)
             targets = {n: jnp.concatenate([targets[n], a]) for n, a in more.items()}
 
-        def score(action: Any) -> jax.Array:
-            known = surrogate.preposterior(
-                self.view, one_row(action), targets, self.args, self.data, not self.per_cost
-            )
-            if base is rules.max_value_entropy:
-                value = log_max_value_information(max_key, known)[0]
-            else:
-                value = log_knowledge_gradient(known)[0]
-            price = self.price(action)
-            return value if price is None else value - jnp.log(price[0])
+        def valued(value_of: Callable) -> Callable:
+            def score(action: Any) -> jax.Array:
+                known = surrogate.preposterior(
+                    self.view, one_row(action), targets, self.args, self.data, not self.per_cost
+                )
+                value = value_of(known)[0]
+                price = self.price(action)
+                return value if price is None else value - jnp.log(price[0])
 
-        return score
+            return score
+
+        if base is rules.max_value_entropy:
+            return valued(functools.partial(log_max_value_information, max_key)), None
+        return valued(log_knowledge_gradient), valued(log_knowledge_bound)
 
     def where_allowed(self, score: Callable) -> Callable:
         """The score, minus infinity where the constraint is not met."""

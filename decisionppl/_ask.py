@@ -207,15 +207,14 @@ class Experiment:
             KeyError: a token that is not open (unknown, or told before).
             ValueError: a missing or unknown site, NaN, or a value outside its support.
         """
-        if token not in self._open:
-            raise KeyError(
-                f"token {token!r} is not open: it was never handed out, or its outcome has been "
-                f"told. Open tokens: {self.pending}."
-            )
+        self._check_open(token)
         if not isinstance(outcome, Mapping):
             if len(self._logged) != 1:
                 raise ValueError(f"tell: the model logs {self._logged}; give a dict by site.")
             outcome = {self._logged[0]: outcome}
+        unknown = sorted(set(outcome) - set(self._logged))
+        if unknown:
+            raise ValueError(f"tell: unknown sites {unknown}; the model logs {self._logged}.")
         missing = sorted(set(self._logged) - set(outcome))
         if missing:
             raise ValueError(f"tell: no value for {missing}; the model logs {self._logged}.")
@@ -230,6 +229,25 @@ class Experiment:
         del self._open[token]
         for name, value in {"token": token, **action, **outcome}.items():
             self.history.setdefault(name, []).append(np.asarray(value).tolist())
+
+    def drop(self, token: int) -> None:
+        """Give up a decision whose outcome will never be known, such as a run that crashed.
+
+        Args:
+            token: from `ask`.
+
+        Raises:
+            KeyError: a token that is not open.
+        """
+        self._check_open(token)
+        del self._open[token]
+
+    def _check_open(self, token: Any) -> None:
+        if token not in self._open:
+            raise KeyError(
+                f"token {token!r} is not open: it was never handed out, or its outcome has been "
+                f"told. Open tokens: {self.pending}."
+            )
 
     def save(self, path: Any) -> None:
         """Write belief, open decisions and history to a netCDF file, atomically."""

@@ -56,7 +56,8 @@ def log_expected_rise(mean: Array, change: Array) -> Array:
     on_top = (begin < end) & ~hidden
     # a piece that begins at minus infinity is the envelope's first, which rises from nothing
     inner = on_top & jnp.isfinite(begin)
-    last = jnp.argmax(jnp.where(steeper, meet, -jnp.inf), axis=1)
+    # the piece before: not the line that is overtaken last, of which there may be several at once
+    last = jnp.argmax(jnp.where(steeper & on_top, slope, -jnp.inf), axis=1)
     step = jnp.where(inner, slope - slope[last], 1.0)
     at = jnp.where(inner, -jnp.abs(begin), -1.0)
     terms = jnp.where(inner, jnp.log(step) + log_improvement(jnp.maximum(at, -1e15)), LOG_ZERO)

@@ -1,5 +1,6 @@
 """The sequential loop for humans: ask for a decision, tell what followed, in any order."""
 
+import copy
 import json
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -11,7 +12,7 @@ import numpy as np
 from decisionppl._decide import decide, decider
 from decisionppl._decision import NUM_KEYS, Context, as_context
 from decisionppl._environment import logged_names
-from decisionppl._inference import Inference, observe
+from decisionppl._inference import Inference, Rows, observe
 from decisionppl._play import as_key
 from decisionppl._recommend import Recommendation, recommend
 from decisionppl._storage import from_arrays, function_hash, read_group, to_arrays, write_groups
@@ -75,7 +76,6 @@ class Experiment:
         draws: int = 500,
         constraint: Callable | None = None,
     ) -> None:
-        self._key = as_key(key)
         example = as_context(context)
         self._parts = decider(
             model, inference, rule, example, actions=actions, draws=draws, constraint=constraint
@@ -86,11 +86,40 @@ class Experiment:
             self._parts, jax.random.split(key, NUM_KEYS), belief, context))  # fmt: skip
         self._recommend = jax.jit(lambda key, belief, context: recommend(
             self._parts, jax.random.split(key, NUM_KEYS), belief, context))  # fmt: skip
-        self.belief = inference.init(jax.random.fold_in(self._key, 0))
+        self._begin(key)
+
+    def _begin(self, key: Any) -> None:
+        self._key = as_key(key)
+        self.belief = self._parts.inference.init(jax.random.fold_in(self._key, 0))
         self._asked = 0
         self._told = 0
         self._open: dict[int, tuple[Context, dict[str, Any]]] = {}
         self.history: dict[str, list] = {}
+
+    def restart(self, key: Any) -> "Experiment":
+        """The same experiment from the beginning, with nothing asked or told.
+
+        What has been compiled is shared, so many short experiments cost one compilation.
+
+        Args:
+            key: PRNG key (typed or raw) or an int seed.
+
+        Returns:
+            A new experiment; this one stays as it is.
+        """
+        other = copy.copy(self)
+        other._begin(key)
+        return other
+
+    def learn(self, rows: Rows) -> None:
+        """Learn from rounds that were not asked for, such as runs made before.
+
+        Args:
+            rows: from `observe`. They do not enter `history`.
+        """
+        key = jax.random.fold_in(jax.random.fold_in(self._key, 2), self._told)
+        self.belief = self._parts.inference.update(key, self.belief, rows)
+        self._told += 1
 
     @property
     def pending(self) -> list[int]:
@@ -177,27 +206,15 @@ class Experiment:
 
         Raises:
             KeyError: a token that is not open (unknown, or told before).
-            ValueError: a missing or unknown site, NaN, or a value outside its support.
+            ValueError: a missing or unknown site, NaN, infinity, or a value outside its support.
+            TypeError: a value that is not numeric.
         """
-        if token not in self._open:
-            raise KeyError(
-                f"token {token!r} is not open: it was never handed out, or its outcome has been "
-                f"told. Open tokens: {self.pending}."
-            )
+        self._check_open(token)
         if not isinstance(outcome, Mapping):
             if len(self._logged) != 1:
                 raise ValueError(f"tell: the model logs {self._logged}; give a dict by site.")
             outcome = {self._logged[0]: outcome}
-        missing = sorted(set(self._logged) - set(outcome))
-        if missing:
-            raise ValueError(f"tell: no value for {missing}; the model logs {self._logged}.")
-        for name, value in outcome.items():
-            if np.asarray(value).dtype.kind == "f" and not np.isfinite(value).all():
-                raise ValueError(
-                    f"tell: site {name!r} is {np.asarray(value).tolist()} (NaN or infinite), "
-                    "expected a finite value. What failed has no outcome: leave its decision "
-                    "open, or tell a finite value such as the worst that was seen."
-                )
+        self._check_outcome(outcome)
         context, action = self._open[token]
         sites = {**context.sites, **action, **outcome}
         rows = observe(
@@ -205,12 +222,47 @@ class Experiment:
             jax.tree.map(lambda x: x[None], context.args),
             {n: np.asarray(v)[None] for n, v in sites.items()},
         )
-        key = jax.random.fold_in(jax.random.fold_in(self._key, 2), self._told)
-        self.belief = self._parts.inference.update(key, self.belief, rows)
-        self._told += 1
+        self.learn(rows)
         del self._open[token]
         for name, value in {"token": token, **action, **outcome}.items():
             self.history.setdefault(name, []).append(np.asarray(value).tolist())
+
+    def drop(self, token: int) -> None:
+        """Give up a decision whose outcome will never be known, such as a run that crashed.
+
+        Args:
+            token: from `ask`.
+
+        Raises:
+            KeyError: a token that is not open.
+        """
+        self._check_open(token)
+        del self._open[token]
+
+    def _check_outcome(self, outcome: Mapping[str, Any]) -> None:
+        unknown = sorted(set(outcome) - set(self._logged))
+        if unknown:
+            raise ValueError(f"tell: unknown sites {unknown}; the model logs {self._logged}.")
+        missing = sorted(set(self._logged) - set(outcome))
+        if missing:
+            raise ValueError(f"tell: no value for {missing}; the model logs {self._logged}.")
+        for name, value in outcome.items():
+            array = np.asarray(value)
+            if array.dtype.kind not in "biuf":
+                raise TypeError(f"tell: site {name!r}: expected numbers, got {value!r}.")
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                raise ValueError(
+                    f"tell: site {name!r} is {array.tolist()} (NaN or infinite), expected a finite "
+                    "value. What failed has no outcome: drop its decision with drop(token), or "
+                    "tell a finite value such as the worst that was seen."
+                )
+
+    def _check_open(self, token: Any) -> None:
+        if token not in self._open:
+            raise KeyError(
+                f"token {token!r} is not open: it was never handed out, or its outcome has been "
+                f"told. Open tokens: {self.pending}."
+            )
 
     def save(self, path: Any) -> None:
         """Write belief, open decisions and history to a netCDF file, atomically."""

@@ -20,10 +20,9 @@ from decisionppl._decision import (
     unwrapped,
     visited_actions,
 )
-from decisionppl._gaussian_process import at_mean
 from decisionppl._inference import Inference
 from decisionppl._maximise import check_space, elements, product
-from decisionppl._play import play
+from decisionppl._play import example_run
 from decisionppl._propose import check_searchable, propose
 from decisionppl._roles import role_of
 from decisionppl._space import action_sites, as_actions, availability, is_finite
@@ -89,7 +88,7 @@ def decider(
         sites = action_sites(model, *example.args)
         space = None if is_finite(sites) else sites
     candidates = {} if space is not None else as_actions(model, actions, *example.args)
-    trace = play(at_mean(model), 0, data=dict(example.sites))(*example.args)
+    trace = example_run(model, example.args, example.sites, at_mean=True, values=False)
     roles = {r: tuple(n for n, s in trace.items() if role_of(s) == r) for r in ("reward", "cost")}
     if not roles["reward"]:
         raise ValueError(

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from decisionppl._decision import Context, as_context
-from decisionppl._play import is_latent, play
+from decisionppl._play import example_run, is_latent, play
 from decisionppl._roles import role_of
 from decisionppl._utility import utility
 
@@ -33,7 +33,7 @@ class Environment(NamedTuple):
 
 def logged_names(model: Callable, context: Context) -> list[str]:
     """Sites whose values an environment returns: random outcomes, rewards and costs."""
-    trace = play(model, 0, data=dict(context.sites))(*context.args)
+    trace = example_run(model, context.args, context.sites, at_mean=True, values=False)
     return [n for n, s in trace.items() if _is_logged(s)]
 
 

@@ -1,5 +1,6 @@
 """The contract between beliefs and decisions."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -9,8 +10,10 @@ import numpy as np
 import numpyro.distributions as dist
 
 from decisionppl._gaussian_process import at_mean
-from decisionppl._play import _cast, play
+from decisionppl._play import Same, _cast, example_run, play
 from decisionppl._roles import role_of
+
+_ROUNDING = 0.01  # by which weights may miss one in total
 
 
 class Rows(NamedTuple):
@@ -99,7 +102,8 @@ def observe(
         mask: bool [rows], True where the row counts; default all.
 
     Returns:
-        Rows, with values in the dtypes that the sites draw.
+        Rows, with values in the dtypes that the sites draw; weights on the simplex, whose sum may
+        miss one by 1 %, are divided by it.
 
     Raises:
         ValueError: an unknown or computed site, an action site left out, row counts that
@@ -125,8 +129,8 @@ def observe(
     mask = np.ones(num_rows, bool) if mask is None else np.asarray(mask, bool)
     if num_rows == 0:
         raise ValueError("no rows: every array has a leading axis of length 0.")
-    model = at_mean(model)  # what the check looks at does not depend on unknown functions
-    trace = play(model, 0)(*jax.tree.map(lambda x: x[0], args))
+    # what the checks look at does not depend on unknown functions
+    trace = example_run(model, jax.tree.map(lambda x: x[0], args), at_mean=True, values=False)
     _check_sites(arrays, trace)
     values = {n: jnp.asarray(_checked(n, v, trace[n], mask)) for n, v in arrays.items()}
     _check_support(model, args, values, jnp.asarray(mask))
@@ -192,16 +196,41 @@ def _checked(name: str, value: np.ndarray, site: Mapping[str, Any], mask: np.nda
             )
         if fn.support.is_discrete and (np.mod(value[mask], 1) != 0).any():
             raise ValueError(f"{role} site {name!r} is discrete; got values that are not integers.")
-    return _cast(jnp.asarray(np.nan_to_num(value)), fn)
+    return _cast(jnp.asarray(_weights(name, role, np.nan_to_num(value), site, mask)), fn)
+
+
+def _weights(
+    name: str, role: str, value: np.ndarray, site: Mapping[str, Any], mask: np.ndarray
+) -> np.ndarray:
+    """Weights on the simplex divided by their sum, which may miss one by rounding."""
+    if not isinstance(site["fn"].support, type(dist.constraints.simplex)):
+        return value
+    total = value.sum(-1, keepdims=True)
+    bad = (np.abs(total - 1) > _ROUNDING + 1e-9).reshape(len(value), -1).any(1) & mask
+    if bad.any():
+        row = int(np.argmax(bad))
+        raise ValueError(
+            f"{role} site {name!r}: the weights of row {row} sum to {total[row].max():.6g} "
+            f"({int(bad.sum())} rows in all), expected 1 within {_ROUNDING:.0%}. Give proportions "
+            "of all parts."
+        )
+    return value / np.where(mask.reshape(-1, *(1,) * (value.ndim - 1)), total, 1.0)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _inside(model: Same, args: tuple, values: dict) -> dict[str, jax.Array]:
+    """Whether each row's value lies in the support of its site, by site [rows]."""
+
+    def row(args: tuple, row: Mapping[str, Any]) -> dict[str, jax.Array]:
+        trace = play(at_mean(model.value), jax.random.key(0), data=row)(*args)
+        return {n: jnp.all(trace[n]["fn"].support(row[n])) for n in row}
+
+    return jax.vmap(row)(args, values)
 
 
 def _check_support(model: Callable, args: tuple, values: dict, mask: jax.Array) -> None:
-    def inside(args: tuple, row: Mapping[str, Any]) -> dict[str, jax.Array]:
-        trace = play(model, jax.random.key(0), data=row)(*args)
-        return {n: jnp.all(trace[n]["fn"].support(row[n])) for n in row}
-
-    for name, ok in jax.vmap(inside)(args, values).items():
-        bad = np.asarray(~ok & mask)
+    for name, ok in _inside(Same(model), args, values).items():
+        bad = ~np.asarray(ok) & np.asarray(mask)
         if bad.any():
             i = int(np.argmax(bad))
             raise ValueError(

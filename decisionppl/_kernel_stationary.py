@@ -76,9 +76,12 @@ class Stationary(Kernel):
         return points
 
     def _gram(self, x: Inputs, z: Inputs) -> Array:
-        # differences first: |x|^2 + |z|^2 - 2 x'z, or scaling first, loses digits of small ones
-        gaps = (self._points(x)[:, None, :] - self._points(z)[None, :, :]) / self.lengthscale
-        return self._profile(jnp.sum(gaps * gaps, axis=-1))
+        # differences first: |x|^2 + |z|^2 - 2 x'z, or scaling first, loses digits of small ones;
+        # then a product of vector and matrix, for the value and for the slope in the scales
+        first, second = self._points(x).T, self._points(z).T
+        squares = (first[:, :, None] - second[:, None, :]) ** 2
+        precision = jnp.broadcast_to(1 / jnp.square(self.lengthscale), first.shape[:1])
+        return self._profile(jnp.tensordot(precision, squares, axes=1))
 
     def _diagonal(self, x: Inputs) -> Array:
         return jnp.ones(len(x[0]), jnp.result_type(self._points(x), self.lengthscale))

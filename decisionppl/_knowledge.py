@@ -56,11 +56,33 @@ def log_expected_rise(mean: Array, change: Array) -> Array:
     on_top = (begin < end) & ~hidden
     # a piece that begins at minus infinity is the envelope's first, which rises from nothing
     inner = on_top & jnp.isfinite(begin)
-    last = jnp.argmax(jnp.where(steeper, meet, -jnp.inf), axis=1)
+    # the piece before: not the line that is overtaken last, of which there may be several at once
+    last = jnp.argmax(jnp.where(steeper & on_top, slope, -jnp.inf), axis=1)
     step = jnp.where(inner, slope - slope[last], 1.0)
     at = jnp.where(inner, -jnp.abs(begin), -1.0)
     terms = jnp.where(inner, jnp.log(step) + log_improvement(jnp.maximum(at, -1e15)), LOG_ZERO)
     return jnp.maximum(logsumexp(terms) + jnp.log(scale), LOG_ZERO)
+
+
+def log_pairwise_rise(mean: Array, change: Array) -> Array:
+    """A lower bound of `log_rise` that costs little: the best target against one other.
+
+    The expected maximum of all is at least that of any two. Where one rival counts, as when the
+    rise is small, the bound is tight.
+
+    Args:
+        mean: [targets].
+        change: [outcomes, targets], independent coordinates.
+
+    Returns:
+        Log of the largest rise of any pair, scalar.
+    """
+    best = jnp.argmax(mean)
+    apart = jnp.linalg.norm(change - change[:, best, None], axis=0)
+    random = apart > 0
+    scale = jnp.where(random, apart, 1.0)
+    rises = jnp.log(scale) + log_improvement(jnp.maximum((mean - mean[best]) / scale, -1e15))
+    return jnp.max(jnp.where(random, rises, LOG_ZERO))
 
 
 @functools.cache

@@ -63,6 +63,7 @@ def maximise(
     num_restarts: int = 8,
     starts: Mapping[str, Any] | None = None,
     max_steps: int = MAX_STEPS,
+    screen: Callable[[dict[str, jax.Array]], jax.Array] | None = None,
 ) -> Maximum:
     """Find the action with the highest score in a finite, continuous or mixed space.
 
@@ -94,6 +95,9 @@ def maximise(
         starts: further candidates by site, [starts, ...], such as incumbents. Infeasible ones are
             an error, or where values are traced are ignored.
         max_steps: evaluations per climb.
+        screen: `(action) -> scalar`, a lower bound of the score that costs less. It ranks all
+            candidates; the score is then evaluated for `num_candidates` of them, and the value
+            is at least that of these and of every start.
 
     Returns:
         Maximum: the best action and its score.
@@ -128,7 +132,7 @@ def maximise(
     shared = _shared(smooth, space, draw_key, num_candidates, combinations)
     rows, grid = _cross(finite, shared, combinations)
     rows = {n: _append(rows[n], given[n], feasible) for n in names}
-    values = _evaluate(score, rows)
+    values = _screened(score, screen, rows, len(feasible), num_candidates)
     first = _best_first(tie_key, values)
     best = _take(rows, first[0]), values[first[0]]
     if smooth:
@@ -429,6 +433,20 @@ def _evaluate(score: Callable, rows: dict[str, jax.Array]) -> jax.Array:
     if values.ndim != 1:
         raise ValueError(f"score: expected a scalar, got shape {values.shape[1:]}.")
     return values.astype(jnp.result_type(values, float(0)))
+
+
+def _screened(
+    score: Callable, screen: Callable | None, rows: dict[str, jax.Array], starts: int, count: int
+) -> jax.Array:
+    """Scores of rows [rows]; of those that a lower bound does not rank high, that bound."""
+    total = len(next(iter(rows.values())))
+    if screen is None or total <= starts + count:
+        return _evaluate(score, rows)
+    bounds = _evaluate(screen, rows)
+    hopes = jnp.where(jnp.isnan(bounds), -jnp.inf, bounds)
+    # starts are scored whatever their bound
+    chosen = jax.lax.top_k(hopes.at[total - starts :].set(jnp.inf), starts + count)[1]
+    return bounds.at[chosen].set(_evaluate(score, _take(rows, chosen)))
 
 
 def _take(rows: dict[str, jax.Array], index: Any) -> dict[str, jax.Array]:

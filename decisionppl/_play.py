@@ -1,5 +1,6 @@
 """Run a model once, under a key, a policy, a world and data."""
 
+import functools
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -46,7 +47,7 @@ class _trace(handlers.trace):
 
 def sample_dtype(fn: dist.Distribution) -> Any:
     """The dtype of the distribution's draws, found without drawing."""
-    return jax.eval_shape(lambda: fn.sample(jax.random.key(0))).dtype
+    return jax.eval_shape(lambda law: law.sample(jax.random.key(0)), fn).dtype
 
 
 def _cast(value: Any, fn: dist.Distribution) -> Any:
@@ -148,6 +149,114 @@ def play(
         return trace
 
     return run
+
+
+class Same:
+    """A callable as a static argument of compiled functions: equal to itself alone."""
+
+    def __init__(self, value: Callable) -> None:
+        self.value = value
+
+    def __hash__(self) -> int:
+        return id(self.value)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Same) and self.value is other.value
+
+
+def example_run(
+    model: Callable,
+    args: tuple = (),
+    data: Mapping[str, Any] | None = None,
+    *,
+    at_mean: bool = False,
+    values: bool = True,
+) -> Trace:
+    """One run of a model to look at: its sites, their roles, laws and example values.
+
+    The same as `play(model, 0, data=data)(*args)`, but run as one compiled program and not
+    operation by operation, each of which JAX would compile. Models that do not compile, such as
+    those whose arguments set shapes, are run as they are.
+
+    Args:
+        model: a one-round model.
+        args: its arguments.
+        data: dict from site to value.
+        at_mean: put its mean in place of each unknown function.
+        values: compute values and laws; else only the laws of action sites are computed, and
+            values and the parameters of other laws are shapes (`jax.ShapeDtypeStruct`).
+    """
+    try:
+        return _compiled_run(model, (at_mean, values), args, dict(data or {}))
+    except Exception:  # what is wrong with the model shows again without a compiler
+        return _plain_run(model, at_mean, args, dict(data or {}))
+
+
+def _plain_run(model: Callable, at_mean: bool, args: tuple, data: Mapping[str, Any]) -> Trace:
+    from decisionppl._gaussian_process import at_mean as without_draws
+
+    return play(without_draws(model) if at_mean else model, 0, data=data)(*args)
+
+
+def _compiled_run(model: Callable, how: tuple, args: tuple, data: dict[str, Any]) -> Trace:
+    parts, kept = _program(Same(model), how, args, data)
+    trace = Trace()
+    for name, rest in kept.value.items():
+        trace[name] = {**rest, **parts[name]}
+    return trace
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _program(model: Same, how: tuple[bool, bool], args: tuple, data: dict[str, Any]) -> tuple:
+    """What of each site is arrays, a law or a value, and what is not."""
+    at_mean, values = how
+    trace = _plain_run(model.value, at_mean, args, data)
+    parts, kept = {}, Trace()
+    for name, site in trace.items():
+        site = dict(site)
+        parts[name] = {}
+        if isinstance(site.get("fn"), dist.Distribution):
+            parts[name]["fn"] = _whole(name, site.pop("fn"))
+        if not any(callable(x) for x in jax.tree.leaves(site["value"])):
+            parts[name]["value"] = site.pop("value")
+        if not values:
+            needed = ("fn",) if role_of(site) == "action" else ()
+            for part in [n for n in parts[name] if n not in needed]:
+                site[part] = jax.tree.map(_shape_of, parts[name].pop(part))
+        kept[name] = {n: v for n, v in site.items() if n not in ("args", "kwargs", "intermediates")}
+    return parts, _Kept(kept)
+
+
+def _shape_of(x: Any) -> jax.ShapeDtypeStruct:
+    x = jnp.asarray(x)
+    return jax.ShapeDtypeStruct(x.shape, x.dtype)
+
+
+def _whole(name: str, law: dist.Distribution) -> dist.Distribution:
+    """The law, if it is whole after a passage through a compiled function."""
+    leaves, structure = jax.tree.flatten(law)
+    lost = set(vars(law)) - set(vars(jax.tree.unflatten(structure, leaves)))
+    # what the class computes on demand may go
+    if not all(hasattr(type(law), part) for part in lost):
+        raise TypeError(f"site {name!r}: {type(law).__name__} is no pytree of all its parts")
+    return law
+
+
+@jax.tree_util.register_pytree_node_class
+class _Kept:
+    """What of a run is no array: it passes out of a compiled function as structure."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def tree_flatten(self) -> tuple[tuple, "_Kept"]:
+        """No leaves."""
+        return (), self
+
+    @classmethod
+    def tree_unflatten(cls, kept: "_Kept", leaves: tuple) -> "_Kept":
+        """The same object."""
+        return kept
 
 
 def _check_policy_sites(policy: Mapping[str, Any], trace: Trace) -> None:

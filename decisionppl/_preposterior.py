@@ -8,7 +8,7 @@ from jax.scipy.special import logsumexp
 
 from decisionppl import _posterior as post
 from decisionppl._choice import Choice, largest, masked
-from decisionppl._knowledge import log_rise, truncation_information
+from decisionppl._knowledge import log_pairwise_rise, log_rise, truncation_information
 
 Array = jax.Array
 
@@ -145,10 +145,20 @@ def max_value_entropy(
 
 def log_knowledge_gradient(known: Preposterior) -> Array:
     """Log knowledge gradient of each action, [actions]."""
+    return _log_mean_rise(log_rise, known)
+
+
+def log_knowledge_bound(known: Preposterior) -> Array:
+    """A lower bound of the log knowledge gradient of each action that costs little, [actions]."""
+    return _log_mean_rise(log_pairwise_rise, known)
+
+
+def _log_mean_rise(rise: Any, known: Preposterior) -> Array:
+    """The rise averaged over hyperparameter draws, [actions]."""
 
     def one(mean: Array, change: Array, own_mean: Array, own_change: Array) -> Array:
         means = jnp.append(mean, own_mean)
-        return log_rise(means, jnp.concatenate([change, own_change[:, None]], axis=1))
+        return rise(means, jnp.concatenate([change, own_change[:, None]], axis=1))
 
     over_actions = jax.vmap(one, (None, 0, 0, 0))
     rises = jax.vmap(over_actions)(known.mean, known.change, known.own_mean, known.own_change)

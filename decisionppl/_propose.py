@@ -21,7 +21,11 @@ from decisionppl._decision import (
     visited_actions,
 )
 from decisionppl._maximise import Maximum, maximise
-from decisionppl._preposterior import log_knowledge_gradient, log_max_value_information
+from decisionppl._preposterior import (
+    log_knowledge_bound,
+    log_knowledge_gradient,
+    log_max_value_information,
+)
 from decisionppl._space import availability
 from decisionppl._utility import expectations
 
@@ -68,21 +72,19 @@ def propose(parts: "Decider", keys: Any, belief: Any, context: Context) -> Decis
     assert parts.space is not None
     base = unwrapped(parts.rule)[0]
     search_key = keys[2]
-    if base is rules.uniform:
-        draws = jax.random.split(search_key, len(parts.space))
-        laws = parts.space.items()
-        action = {n: jnp.asarray(law.sample(k)) for k, (n, law) in zip(draws, laws, strict=True)}
-        return _decision(Maximum(action, jnp.zeros(())))
-    incumbent_key, final_key = jax.random.split(search_key)
     asked = Asked(parts, keys, belief, context)
+    if base is rules.uniform:
+        return _decision(_drawn(parts.space, search_key, asked.where_allowed(lambda _: 0.0)))
+    incumbent_key, final_key = jax.random.split(search_key)
     starts = asked.visited()
     search = functools.partial(maximise, space=parts.space, num_candidates=_CANDIDATES)
+    screen = None
     if base is rules.thompson:
         score = asked.thompson()
     elif base in _LOOKAHEAD:
         mean = asked.where_allowed(asked.mean)
         best = search(mean, key=incumbent_key, num_restarts=_RESTARTS // 2, starts=starts)
-        score = asked.lookahead(base, best, starts, final_key)
+        score, screen = asked.lookahead(base, best, starts, final_key)
         starts = {n: jnp.concatenate([starts[n], best.action[n][None]]) for n in starts}
     else:
         extra = {}
@@ -92,9 +94,24 @@ def propose(parts: "Decider", keys: Any, belief: Any, context: Context) -> Decis
             # where nothing is allowed the score is masked everywhere, whatever the incumbent
             extra = {"best": jnp.where(jnp.isfinite(best.value), best.value, 0.0)}
         score = asked.local(extra)
+    bound = None if screen is None else asked.where_allowed(screen)
     return _decision(
-        search(asked.where_allowed(score), key=final_key, num_restarts=_RESTARTS, starts=starts)
-    )
+        search(
+            asked.where_allowed(score), key=final_key, num_restarts=_RESTARTS, starts=starts,
+            screen=bound,
+        )
+    )  # fmt: skip
+
+
+def _drawn(space: Mapping[str, dist.Distribution], key: Any, allowed: Callable) -> Maximum:
+    """The first of many draws of each site's law that is allowed; the first of all if none is."""
+    keys = jax.random.split(key, len(space))
+    draws = {
+        n: jnp.asarray(law.sample(k, (_CANDIDATES,)))
+        for k, (n, law) in zip(keys, space.items(), strict=True)
+    }
+    first = jnp.argmax(jax.vmap(allowed)(draws))
+    return Maximum({n: a[first] for n, a in draws.items()}, jnp.zeros(()))
 
 
 def _decision(found: Maximum) -> Decision:
@@ -225,8 +242,10 @@ class Asked:
 
         return score
 
-    def lookahead(self, base: Callable, best: Maximum, starts: Any, key: Any) -> Callable:
-        """The logarithm of what the action's outcome is worth."""
+    def lookahead(
+        self, base: Callable, best: Maximum, starts: Any, key: Any
+    ) -> tuple[Callable, Callable | None]:
+        """The logarithm of what the action's outcome is worth, and a bound that costs less."""
         space, surrogate = self.parts.space, self.surrogate
         assert space is not None
         assert surrogate is not None
@@ -236,18 +255,20 @@ class Asked:
             more = promising(space, draw_key, self.law)
             targets = {n: jnp.concatenate([targets[n], a]) for n, a in more.items()}
 
-        def score(action: Any) -> jax.Array:
-            known = surrogate.preposterior(
-                self.view, one_row(action), targets, self.args, self.data, not self.per_cost
-            )
-            if base is rules.max_value_entropy:
-                value = log_max_value_information(max_key, known)[0]
-            else:
-                value = log_knowledge_gradient(known)[0]
-            price = self.price(action)
-            return value if price is None else value - jnp.log(price[0])
+        def valued(value_of: Callable) -> Callable:
+            def score(action: Any) -> jax.Array:
+                known = surrogate.preposterior(
+                    self.view, one_row(action), targets, self.args, self.data, not self.per_cost
+                )
+                value = value_of(known)[0]
+                price = self.price(action)
+                return value if price is None else value - jnp.log(price[0])
 
-        return score
+            return score
+
+        if base is rules.max_value_entropy:
+            return valued(functools.partial(log_max_value_information, max_key)), None
+        return valued(log_knowledge_gradient), valued(log_knowledge_bound)
 
     def where_offered(self, score: Callable) -> Callable:
         """The score, minus infinity where the model does not offer the action."""

@@ -12,7 +12,7 @@ import numpyro.distributions as dist
 from numpyro.distributions import constraints
 
 from decisionppl._gaussian_process import at_mean
-from decisionppl._play import play
+from decisionppl._play import example_run, play
 from decisionppl._roles import role_of
 
 LARGEST_ENUMERATION = 100_000
@@ -90,7 +90,7 @@ class Subsets(dist.Distribution):
 
 def action_sites(model: Callable, *args: Any) -> dict[str, dist.Distribution]:
     """The model's action sites and their spaces, in program order."""
-    trace = play(at_mean(model), 0)(*args)
+    trace = example_run(model, args, at_mean=True, values=False)
     found = {n: s["fn"] for n, s in trace.items() if role_of(s) == "action"}
     if not found:
         raise ValueError(

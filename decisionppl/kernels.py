@@ -18,6 +18,7 @@ out of range are errors where a kernel is made; traced ones are not looked at.
 - Over fidelities: `LinearTruncated`, `Downsampling`, `ExponentialDecay`, `FreezeThaw`,
   `KennedyOHagan`, `Coregionalised` with `ScalingFeatures`.
 - Of kernels: `On` (some arguments only), `Sum`, `Product`, `Scale`.
+- `saas_lengthscales`: a prior of length scales under which most inputs do not matter.
 
 Example:
     A surface over mixtures w and log model scales s, whose value at the target scale s = 0 may
@@ -44,6 +45,7 @@ from decisionppl._kernel_features import Features
 from decisionppl._kernel_fidelity import Downsampling, LinearTruncated
 from decisionppl._kernel_levels import Coregionalised, KennedyOHagan, ScalingFeatures
 from decisionppl._kernel_pytree import Inputs
+from decisionppl._kernel_saas import saas_lengthscales
 from decisionppl._kernel_simplex import Hellinger, JensenShannon, TotalVariation
 from decisionppl._kernel_stationary import RBF, Linear, Matern12, Matern32, Matern52, On
 
@@ -71,4 +73,5 @@ __all__ = [
     "ScalingFeatures",
     "Sum",
     "TotalVariation",
+    "saas_lengthscales",
 ]

@@ -10,7 +10,7 @@ from numpyro.distributions import continuous, discrete
 from numpyro.distributions import distribution as core
 
 from decisionppl._inference import Inference, Rows
-from decisionppl._play import play
+from decisionppl._play import example_run, play
 from decisionppl._structure import is_selection
 from decisionppl.inference._likelihood import check_logged, latents_of
 
@@ -56,7 +56,7 @@ FAMILIES: dict[type, tuple[tuple[str, ...], dict[type, tuple[str, Callable]]]] =
 def count_engine(model: Callable, args: tuple, name: str, logged: list[str]) -> Inference:
     """Engine for one count-conjugate latent; belief: its parameters, stacked [params, ...]."""
     latents = latents_of(model, args)
-    trace = play(model, 0)(*args)
+    trace = example_run(model, args)
     prior = base(trace[name]["fn"])
     value = jnp.asarray(trace[name]["value"])
     names, outcomes = FAMILIES[type(prior)]

@@ -11,7 +11,7 @@ from numpyro.distributions.transforms import biject_to
 from numpyro.primitives import Messenger
 
 from decisionppl._inference import Rows
-from decisionppl._play import Trace, is_latent, play
+from decisionppl._play import Trace, example_run, is_latent, play
 from decisionppl._roles import ROLES, role_of
 from decisionppl._structure import dependent_outputs, depends
 
@@ -127,13 +127,14 @@ def latents_of(model: Callable, args: tuple, *, optional: bool = False) -> Laten
         ValueError: a latent whose prior depends on the row (its context or action).
         TypeError: no latent at all, a discrete one, or one given data through `obs=`.
     """
-    trace = play(model, 0)(*args)
+    trace = example_run(model, args)
     latents = {n: s for n, s in trace.items() if is_latent(s)}
     _check_latents(trace, latents, optional)
     _check_global(model, args, list(latents), trace)
-    prototype = {
-        n: jnp.zeros_like(_transform(s).inv(jnp.asarray(s["value"]))) for n, s in latents.items()
-    }
+    shapes = jax.eval_shape(
+        lambda: {n: _transform(s).inv(jnp.asarray(s["value"])) for n, s in latents.items()}
+    )
+    prototype = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
     def constrain(z: Values) -> dict[str, jax.Array]:
         run = _unconstrained_run(model, args, z)
@@ -212,7 +213,7 @@ def check_logged(model: Callable, args: tuple, sites: Values, world: Values) -> 
         return sum((_log_prob(s) for s in logged_sites(trace, sites).values()), jnp.zeros(()))
 
     if depends(likelihood, 0, jax.random.key(0)):
-        trace = play(model, 0)(*args)
+        trace = example_run(model, args)
         missing = sorted(set(example_sites(trace)) - set(sites))
         raise ValueError(
             f"the likelihood of the logged sites {sorted(sites)} depends on a random site that "

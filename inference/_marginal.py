@@ -9,6 +9,7 @@ from jax.scipy.linalg import cho_solve, solve_triangular
 
 _TRIES = 4
 _STEP = 30.0
+_SMALL = 64  # up to this size matrices are inverted column by column
 
 
 def jitter_of(size: int, dtype: Any) -> float:
@@ -72,13 +73,37 @@ def _forward(covariance: jax.Array, residual: jax.Array) -> tuple:
 def _backward(kept: tuple, cotangent: jax.Array) -> tuple:
     root, half = kept
     weights = solve_triangular(root, half, lower=True, trans=1)
-    inverse_root = solve_triangular(root, jnp.eye(root.shape[0], dtype=root.dtype), lower=True)
-    inverse = inverse_root.T @ inverse_root
-    slope = 0.5 * (jnp.outer(weights, weights) - inverse)
+    slope = 0.5 * (jnp.outer(weights, weights) - _own_product(triangular_inverse(root)))
     return cotangent * slope, -cotangent * weights
 
 
 log_density.defvjp(_forward, _backward)
+
+
+def triangular_inverse(root: jax.Array) -> jax.Array:
+    """Inverse [n, n] of a lower triangular matrix, mostly by products of halves.
+
+    They run several times faster than the substitution of n columns.
+    """
+    n = root.shape[0]
+    if n <= _SMALL:
+        return solve_triangular(root, jnp.eye(n, dtype=root.dtype), lower=True)
+    h = n // 2
+    upper, lower = triangular_inverse(root[:h, :h]), triangular_inverse(root[h:, h:])
+    corner = -lower @ (root[h:, :h] @ upper)
+    return jnp.block([[upper, jnp.zeros((h, n - h), root.dtype)], [corner, lower]])
+
+
+def _own_product(lower: jax.Array) -> jax.Array:
+    """The transpose of a lower triangular matrix times the matrix, without its zeros."""
+    n = lower.shape[0]
+    if n <= _SMALL:
+        return lower.T @ lower
+    h = n // 2
+    corner, last = lower[h:, :h], lower[h:, h:]
+    cross = last.T @ corner
+    first = _own_product(lower[:h, :h]) + corner.T @ corner
+    return jnp.block([[first, cross.T], [cross, _own_product(last)]])
 
 
 def solve(root: jax.Array, residual: jax.Array) -> jax.Array:

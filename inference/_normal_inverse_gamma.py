@@ -9,7 +9,7 @@ import numpy as np
 import numpyro.distributions as dist
 
 from decisionppl._inference import Inference, Rows
-from decisionppl._play import play
+from decisionppl._play import example_run, play
 from decisionppl._roles import role_of
 from decisionppl.inference import laplace as _laplace
 from decisionppl.inference._counts import base
@@ -51,7 +51,7 @@ def normal_inverse_gamma(model: Callable, args: tuple, variance: str) -> Inferen
     terms = parts.terms(frozenset(parts.latents.sites))
     if not (parts.prior_exact and terms.quadratic):
         raise _not_conjugate(variance, "at a fixed variance the model is not linear-Gaussian")
-    trace = play(model, 0)(*args)
+    trace = example_run(model, args)
     prior = trace[variance]["fn"]
     size = jnp.shape(trace[variance]["value"])
     blocks = parts.layout.num_blocks

@@ -19,7 +19,7 @@ from decisionppl.inference._functions import (
     rows_seen,
     variances,
 )
-from decisionppl.inference._marginal import cholesky, log_density, solve
+from decisionppl.inference._marginal import cholesky, log_density, solve, triangular_inverse
 
 Values = Mapping[str, Any]
 
@@ -231,9 +231,7 @@ def leave_one_out(view: View) -> tuple[jax.Array, jax.Array]:
 
     From one inverse, as Rasmussen and Williams (2006), equation 5.12.
     """
-    n = view.root.shape[0]
-    inverse_root = solve_triangular(view.root, jnp.eye(n, dtype=view.root.dtype), lower=True)
-    precision = jnp.sum(inverse_root**2, axis=0)
+    precision = jnp.sum(triangular_inverse(view.root) ** 2, axis=0)
     values = view.rows.values
     mean = values - (view.weights / precision).reshape(values.shape)
     return mean, jax.lax.rsqrt(precision).reshape(values.shape)

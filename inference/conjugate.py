@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpyro.distributions as dist
 
 from decisionppl._inference import Inference, Rows
-from decisionppl._play import is_latent, play
+from decisionppl._play import example_run, is_latent, play
 from decisionppl._roles import role_of
 from decisionppl._structure import dependent_outputs
 from decisionppl.inference import laplace as _laplace
@@ -31,7 +31,7 @@ def _informs(model: Callable, args: tuple) -> dict[str, list[str]]:
     """Per logged site, the latents its law depends on."""
     latents = latents_of(model, args)
     world = latents.constrain(latents.prototype)
-    trace = play(model, 0)(*args)
+    trace = example_run(model, args)
     logged = list(logged_sites(trace, latents.sites))
     found: dict[str, list[str]] = {n: [] for n in logged}
 
@@ -51,7 +51,7 @@ def _informs(model: Callable, args: tuple) -> dict[str, list[str]]:
 
 def _gaussian(model: Callable, args: tuple) -> Inference:
     """Linear-Gaussian latents: streaming Laplace, which is exact when proven so."""
-    trace = play(model, 0)(*args)
+    trace = example_run(model, args)
     scales = [n for n, s in trace.items() if is_latent(s) and _is(s, dist.InverseGamma)]
     if len(scales) > 1:
         raise TypeError(f"latent sites {scales}: conjugate needs one InverseGamma variance.")
@@ -81,7 +81,7 @@ def _is(site: Values, kind: type) -> bool:
 
 def _parts(model: Callable, args: tuple) -> list[_Part]:
     informs = _informs(model, args)
-    trace = play(model, 0)(*args)
+    trace = example_run(model, args)
     latents = [n for n, s in trace.items() if is_latent(s)]
     counted = [n for n in latents if type(base(trace[n]["fn"])) in FAMILIES]
     parts = []

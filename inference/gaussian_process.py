@@ -13,7 +13,7 @@ from jax.flatten_util import ravel_pytree
 
 from decisionppl._inference import Inference, Rows, Surrogate
 from decisionppl._minimise import minimise
-from decisionppl._play import as_key, play
+from decisionppl._play import as_key, example_run
 from decisionppl._roles import role_of
 from decisionppl._space import as_actions
 from decisionppl._structure import depends
@@ -233,8 +233,8 @@ def _analyse(model: Callable, args: tuple, sites: Iterable[str] | None) -> _Mode
     function_sites(model, args)
     latents = latents_of(held(model), args, optional=True)
     logged = declared_sites(latents, sites)
-    world = latents.constrain(latents.prototype)
-    trace = play(latents.model, 0)(*args)
+    world = jax.jit(latents.constrain)(latents.prototype)
+    trace = example_run(latents.model, args)
     roles = {n: role_of(s) for n, s in trace.items()}
     actions = {n: v for n, v in latents.sites.items() if roles[n] == "action"}
     contexts = {n: v for n, v in latents.sites.items() if roles[n] == "context"}
@@ -568,7 +568,7 @@ def _fantasise(known: _Model, belief: Belief, action: Any, args: tuple, data: An
 
 def _split(known: _Model, flat: jax.Array) -> dict[str, jax.Array]:
     """Logged outcomes by site from the flat vector that `Seen` holds."""
-    trace = play(known.latents.model, 0)(*known.latents.args)
+    trace = example_run(known.latents.model, known.latents.args)
     out, start = {}, 0
     for name, site in trace.items():
         if name in known.logged and role_of(site) not in ("action", "context"):

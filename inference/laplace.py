@@ -11,7 +11,7 @@ import numpyro.distributions as dist
 from jax.core import Tracer
 
 from decisionppl._inference import Inference, Rows
-from decisionppl._play import play
+from decisionppl._play import example_run, play
 from decisionppl._space import as_actions
 from decisionppl._structure import (
     dependent_outputs,
@@ -233,7 +233,7 @@ def _joint(value: Callable, belief: Gaussian, layout: Layout, inputs: tuple) -> 
 def _roles(latents: Latents) -> dict[str, str]:
     from decisionppl._roles import role_of
 
-    return {n: role_of(s) or "" for n, s in play(latents.model, 0)(*latents.args).items()}
+    return {n: role_of(s) or "" for n, s in example_run(latents.model, latents.args).items()}
 
 
 def _action_names(latents: Latents) -> list[str]:

@@ -91,6 +91,7 @@ def surface(
     centre: float = 0.0,
     spread: float = 1.0,
     ard: bool = True,
+    noise_by_mixture: bool = False,
 ) -> Callable:
     r"""Loss as a Gaussian process over mixtures, model sizes and training steps.
 
@@ -122,6 +123,8 @@ def surface(
         spread: standard deviation of losses at the target over mixtures. Both set the scale of
             the priors only.
         ard: one length scale per source, or one for all.
+        noise_by_mixture: let the logarithm of the noise's scale be linear in the square roots of
+            the weights too: losses of extreme mixtures may repeat less well than others.
 
     Returns:
         A one-round model without arguments.
@@ -206,6 +209,9 @@ def surface(
             level = level + numpyro.sample("noise_size", dist.Normal(0.0, 0.5)) * s
         if short:
             level = level + numpyro.sample("noise_steps", dist.Normal(0.0, 0.5)) * t
+        if noise_by_mixture:
+            tilt = dist.Normal(0.0, 1.0).expand([num_sources]).to_event(1)
+            level = level + jnp.sqrt(w) @ numpyro.sample("noise_mixture", tilt)
         dp.cost("price", jnp.asarray(prices)[i, j])
         dp.outcome("loss", dist.Normal(f(w, s, t), jnp.exp(level)))
         dp.reward("value", -f(w, 0.0, 0.0))

@@ -20,6 +20,7 @@ from decisionppl._decision import (
     unwrapped,
     visited_actions,
 )
+from decisionppl._gaussian_process import check_drawn
 from decisionppl._inference import Inference
 from decisionppl._maximise import check_space, elements, product
 from decisionppl._play import example_run
@@ -190,6 +191,7 @@ def decide(parts: Decider, keys: Any, belief: Any, context: Context) -> Decision
         utility, cost = None, None
         if parts.targets is None or parts.constraint is not None or per_cost:
             worlds = inference.sample(world_key, belief, parts.draws)
+            worlds = check_drawn(worlds) if parts.targets is None else worlds
             values = expectations(
                 parts.model, worlds, parts.actions, key=utility_key, args=args, data=data
             )

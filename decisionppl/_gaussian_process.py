@@ -56,6 +56,30 @@ class Correction(NamedTuple):
         return self.kernel(x, self.inputs) @ self.weights
 
 
+@jax.tree_util.register_pytree_node_class
+class NoFeatures:
+    """In place of the features of a kernel that has none: values are NaN.
+
+    A drawn world holds every function, also where only costs are looked at; see `check_drawn`.
+    """
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+
+    def __call__(self, x: Inputs) -> jax.Array:
+        """One feature, NaN, at all points."""
+        return jnp.full((x[0].shape[0], 1), jnp.nan)
+
+    def tree_flatten(self) -> tuple[tuple, str]:
+        """No leaves."""
+        return (), self.reason
+
+    @classmethod
+    def tree_unflatten(cls, reason: str, leaves: tuple) -> "NoFeatures":
+        """The same."""
+        return cls(reason)
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class SamplePath:
@@ -91,6 +115,18 @@ class SamplePath:
         # drawn here since how many features there are depends on how many arguments x has
         weights = jax.random.normal(self.key, phi.shape[1:], phi.dtype)
         return sum((correction(x) for correction in self.corrections), self.mean(x) + phi @ weights)
+
+
+def check_drawn(world: Any) -> Any:
+    """The world, if its functions could be drawn.
+
+    Raises:
+        NotImplementedError: a function whose kernel has no features.
+    """
+    for value in world.values():
+        if isinstance(value, SamplePath) and isinstance(value.features, NoFeatures):
+            raise NotImplementedError(value.features.reason)
+    return world
 
 
 class GaussianProcess(dist.Distribution):

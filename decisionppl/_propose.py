@@ -20,6 +20,7 @@ from decisionppl._decision import (
     unwrapped,
     visited_actions,
 )
+from decisionppl._gaussian_process import check_drawn
 from decisionppl._maximise import Maximum, maximise
 from decisionppl._preposterior import (
     log_knowledge_bound,
@@ -151,7 +152,8 @@ class Asked:
         needs_worlds = self.view is None or self.per_cost or parts.constraint is not None
         self.worlds: Any = None
         if needs_worlds:
-            self.worlds = parts.inference.sample(keys[0], belief, parts.draws)
+            worlds = parts.inference.sample(keys[0], belief, parts.draws)
+            self.worlds = check_drawn(worlds) if self.view is None else worlds
         if self.per_cost and not parts.roles["cost"]:
             raise ValueError("per_cost needs a cost site in the model: dp.cost(name, ...).")
 
@@ -233,7 +235,7 @@ class Asked:
 
     def thompson(self) -> Callable:
         """The utility in one world."""
-        world = self.parts.inference.sample(self.keys[0], self.belief, 1)
+        world = check_drawn(self.parts.inference.sample(self.keys[0], self.belief, 1))
 
         def score(action: Any) -> jax.Array:
             value = self._utility(world, action)[0]

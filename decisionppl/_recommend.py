@@ -8,6 +8,7 @@ import numpy as np
 
 from decisionppl._decide import Decider, offered, same_utility
 from decisionppl._decision import MOST_TARGETS, Context, allowed, hopeful, net_of, one_row
+from decisionppl._gaussian_process import check_drawn
 from decisionppl._maximise import maximise
 from decisionppl._preposterior import log_knowledge_gradient
 from decisionppl._propose import Asked, promising
@@ -182,7 +183,7 @@ def _by_draws(parts: Decider, asked: Asked, keys: Any, context: Context) -> Reco
             for k, (n, law) in laws
         }
         mask = asked.offered(actions)
-    worlds = parts.inference.sample(keys[0], asked.belief, _DRAWS)
+    worlds = check_drawn(parts.inference.sample(keys[0], asked.belief, _DRAWS))
     values = asked.values(worlds, actions)
     reward, cost = net_of(values, parts.roles)
     utility = reward if cost is None or asked.per_cost else reward - cost

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.linalg import solve_triangular
 
-from decisionppl._gaussian_process import Correction, SamplePath
+from decisionppl._gaussian_process import Correction, NoFeatures, SamplePath
 from decisionppl._inference import Rows
 from decisionppl.inference._functions import (
     Layout,
@@ -201,7 +201,13 @@ def drawn_functions(parts: Parts, view: View, key: Any) -> dict[str, SamplePath]
         2002.09309, equation 9 (Matheron's rule).
     """
     noise_key, *keys = jax.random.split(key, 1 + len(view.laws))
-    prior = {n: law.sample(k) for k, (n, law) in zip(keys, view.laws.items(), strict=True)}
+    try:
+        prior = {n: law.sample(k) for k, (n, law) in zip(keys, view.laws.items(), strict=True)}
+    except NotImplementedError as error:
+        # without one function the data cannot be simulated, so none can be drawn
+        missing = NoFeatures(str(error))
+        laws = view.laws.items()
+        return {n: SamplePath(law.mean_function, missing, noise_key) for n, law in laws}
     rows, layout = view.rows, parts.seen_layout
     noise = rows.noise * jax.random.normal(noise_key, rows.noise.shape)
     parts_of = []

@@ -11,6 +11,7 @@ import numpy as np
 import numpyro.distributions as dist
 from jax.flatten_util import ravel_pytree
 
+from decisionppl._gaussian_process import check_drawn
 from decisionppl._inference import Inference, Rows, Surrogate
 from decisionppl._minimise import minimise
 from decisionppl._play import as_key, example_run
@@ -218,7 +219,9 @@ def gaussian_process(
 
     def sample(key: Any, belief: Belief, num_worlds: int) -> dict[str, Any]:
         check_room(belief.buffer)
-        return drawn(as_key(key), belief, check_count("num_worlds", num_worlds))
+        worlds = drawn(as_key(key), belief, check_count("num_worlds", num_worlds))
+        # in a compiled decision, worlds may be drawn for what they cost alone
+        return worlds if is_traced(belief.buffer.count) else check_drawn(worlds)
 
     surrogate = _surrogate(known)
     predict = None

@@ -525,7 +525,7 @@ def test_bad_inputs_are_told_one_by_one(fidelities):
     asked = trial.ask()
     before = jax.tree.leaves(trial.belief)
     for bad in (np.nan, -np.inf, {"y": [np.nan]}):
-        with pytest.raises(ValueError, match="site 'y' is .*expected a finite value.*open"):
+        with pytest.raises(ValueError, match="site 'y' is .*expected a finite value.*drop"):
             trial.tell(asked.token, bad)
     assert trial.pending == [asked.token]
     assert all(a is b for a, b in zip(before, jax.tree.leaves(trial.belief), strict=True))
@@ -598,3 +598,36 @@ def test_misuse_says_what_to_do(model, options, error, message):
 def test_processes_are_built_of_what_jax_can_see(make, message):
     with pytest.raises(TypeError, match=message):
         make()
+
+
+def truncated():
+    power = numpyro.sample("power", dist.Gamma(3.0, 3.0))
+    part = kernels.RBF(0.4)
+    f = numpyro.sample("f", dp.GaussianProcess(kernels.LinearTruncated(part, part, 1, power=power)))
+    g = numpyro.sample("g", dp.GaussianProcess(0.01 * part))
+    x, level = dp.action("x", dist.Uniform(0, 1)), dp.action("level", 2)
+    s = 0.3 + 0.7 * level
+    dp.cost("price", s)
+    dp.outcome("y", dist.Normal(f(x, s) + g(x), 0.1))
+    dp.reward("value", f(x, 1.0))
+
+
+def test_rules_that_ask_what_outcomes_tell_need_no_drawn_functions():
+    """A power that is fitted leaves its kernel without features: a decision per unit of cost is
+    made all the same, and rules of drawn worlds say why not."""
+    engine = inference.gaussian_process(truncated, num_restarts=1, capacity=16)
+    pool = {"x": np.tile(np.linspace(0, 1, 5), 2), "level": np.repeat([0, 1], 5)}
+    trial = dp.experiment.Experiment(
+        truncated, engine, dp.rules.per_cost(dp.rules.knowledge_gradient), key=0, actions=pool,
+        draws=1,
+    )  # fmt: skip
+    trial.learn(dp.observe(truncated, sites={"x": [0.2, 0.9], "level": [0, 1], "y": [0.0, 1.0]}))
+    assert trial.ask().action["level"] in (0, 1)
+    with pytest.raises(NotImplementedError, match="LinearTruncated has no random features"):
+        engine.sample(0, trial.belief, 1)
+    drawing = dp.experiment.Experiment(
+        truncated, engine, dp.rules.thompson, key=0, actions=pool,
+        constraint=lambda values: values["price"].mean(0) < 2,
+    )  # fmt: skip
+    with pytest.raises(NotImplementedError, match="LinearTruncated has no random features"):
+        drawing.ask()

@@ -73,7 +73,7 @@ def test_starts_are_scored_whatever_their_bound():
     space = {"x": dist.Uniform(0, 1), "level": dist.DiscreteUniform(0, 4)}
     starts = {"x": jnp.array([0.123]), "level": jnp.array([2])}
     found = maximise(peak, space, jax.random.key(0), num_candidates=16, starts=starts,
-                     screen=lambda a: -10.0 - a["x"])  # fmt: skip
+                     screen=lambda a: -10.0 + a["x"])  # fmt: skip
     assert found.value == 5.0
 
 

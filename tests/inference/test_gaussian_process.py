@@ -401,15 +401,16 @@ def test_appended_factors_are_those_of_the_whole(old, new, seed):
         np.testing.assert_allclose(got @ got.T, whole, rtol=1e-9, atol=1e-9)
 
 
-def test_gradients_of_the_likelihood_are_those_of_autodiff():
+@pytest.mark.parametrize("size", [5, 150])  # inverted as a whole, and by halves of halves
+def test_gradients_of_the_likelihood_are_those_of_autodiff(size):
     rng = np.random.default_rng(0)
-    root = rng.normal(size=(5, 5))
-    residual = rng.normal(size=5)
+    root = rng.normal(size=(size, size))
+    residual = rng.normal(size=size)
     with jax.enable_x64(True):
-        covariance = jnp.asarray(root @ root.T + np.eye(5))
+        covariance = jnp.asarray(root @ root.T + np.eye(size))
 
         def plain(s, r):
-            return dist.MultivariateNormal(jnp.zeros(5), s).log_prob(r)
+            return dist.MultivariateNormal(jnp.zeros(size), s).log_prob(r)
 
         value = _marginal.log_density(covariance, jnp.asarray(residual))
         assert float(value) == pytest.approx(float(plain(covariance, residual)), rel=1e-9)

@@ -307,7 +307,7 @@ figure.savefig("cheap_runs.png", dpi=120)
 #   of runs that were made already.
 #
 # The number to hold: the true regret of the recommended mixture after two full runs' worth of
-# compute. Over keys 0 to 3 it was at most 0.0015; the bound leaves room.
+# compute. It varies with the key; the bound leaves room.
 
 # %%
 if SMOKE:

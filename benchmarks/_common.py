@@ -88,4 +88,4 @@ def finish(rows, options):
             "versions": {"python": platform.python_version(), "jax": jax.__version__,
                          "numpyro": numpyro.__version__, "decisionppl": dp.__version__},
             "seed": options.seed, "smoke": options.smoke, "rows": rows,
-        }, indent=1) + "\n")  # fmt: skip
+        }, indent=1, default=float) + "\n")  # fmt: skip

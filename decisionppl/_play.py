@@ -1,6 +1,7 @@
 """Run a model once, under a key, a policy, a world and data."""
 
 import functools
+import types
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -9,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
 from numpyro import handlers
+from numpyro.primitives import Messenger
 from numpyro.util import is_prng_key
 
 from decisionppl._act import Policy, act
@@ -152,16 +154,65 @@ def play(
 
 
 class Same:
-    """A callable as a static argument of compiled functions: equal to itself alone."""
+    """A callable as a static argument of compiled functions.
+
+    Equal to itself alone, and only while the names that it reads from outside, globals and
+    enclosing variables, stand for the same objects: a model that reads a number which has been
+    changed since is another model. Objects changed in place are not noticed, as in `jax.jit`.
+    """
 
     def __init__(self, value: Callable) -> None:
-        self.value = value
+        self.value, self.reads = value, _reads(value)
 
     def __hash__(self) -> int:
         return id(self.value)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Same) and self.value is other.value
+        if not isinstance(other, Same) or self.value is not other.value:
+            return False
+        same = (a is b for a, b in zip(self.reads, other.reads, strict=False))
+        return len(self.reads) == len(other.reads) and all(same)
+
+
+_LIBRARIES = ("jax", "jaxlib", "numpyro", "numpy", "flax", "decisionppl")
+
+
+def _reads(value: Any) -> list[Any]:
+    """What a callable, and the functions that it calls, read from outside, in a fixed order."""
+    found: list[Any] = []
+    waiting, seen = [value], set()
+    while waiting:
+        fn = waiting.pop()
+        if id(fn) in seen:
+            continue
+        seen.add(id(fn))
+        if isinstance(fn, functools.partial):
+            outside = [fn.func, *fn.args, *fn.keywords.values()]
+        elif isinstance(fn, types.MethodType):
+            outside = [fn.__func__, fn.__self__]
+        elif isinstance(fn, types.FunctionType):
+            outside = _outside(fn)
+        else:
+            outside = [fn.fn] if isinstance(fn, Messenger) else []
+        found += outside
+        waiting += [x for x in outside if _is_own(x)]
+    return found
+
+
+def _is_own(value: Any) -> bool:
+    """Whether a callable may read names of the user's, not only of a library."""
+    module = (getattr(value, "__module__", None) or "").partition(".")[0]
+    return callable(value) and not isinstance(value, type) and module not in _LIBRARIES
+
+
+def _outside(fn: types.FunctionType) -> list[Any]:
+    cells = [c.cell_contents for c in fn.__closure__ or () if c != types.CellType()]
+    codes, names = [fn.__code__], []
+    while codes:
+        code = codes.pop()
+        names += code.co_names
+        codes += [c for c in code.co_consts if isinstance(c, types.CodeType)]
+    return cells + [fn.__globals__[n] for n in names if n in fn.__globals__]
 
 
 def example_run(

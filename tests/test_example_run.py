@@ -109,3 +109,32 @@ def test_equal_models_are_not_taken_for_each_other():
 
     laws = [example_run(Model(scale))["dose"]["fn"] for scale in (1.0, 2.0)]
     assert [float(law.high) for law in laws] == [1.0, 2.0]
+
+
+LARGEST = 1.0
+
+
+def largest():
+    return LARGEST
+
+
+def bounded():
+    dp.action("dose", dist.Uniform(0.0, largest()))
+
+
+def test_a_model_is_looked_at_again_when_what_it_reads_has_changed(monkeypatch):
+    """In a notebook, a number is changed in one cell and the model is defined in another."""
+    assert example_run(bounded, values=False)["dose"]["fn"].high == 1.0
+    monkeypatch.setitem(globals(), "LARGEST", 2.0)
+    assert example_run(bounded, values=False)["dose"]["fn"].high == 2.0
+
+
+def test_enclosing_variables_count_too():
+    limit = 1.0
+
+    def dosing():
+        dp.action("dose", dist.Uniform(0.0, limit))
+
+    assert example_run(dosing, values=False)["dose"]["fn"].high == 1.0
+    limit = 3.0
+    assert example_run(dosing, values=False)["dose"]["fn"].high == 3.0

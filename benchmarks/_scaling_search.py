@@ -82,14 +82,14 @@ def level(problem, seed, runs=50, repeats=2000):
 # --- methods without a model -----------------------------------------------------------------
 
 
-def random_search(problem, budget, key_offset=1000):
+def random_search(problem, budget):
     """Full runs of random mixtures; the best looking is recommended."""
     rng = np.random.default_rng([13, problem.seed])
     path, best, spent = Path([], []), (np.inf, None), 0.0
     for i in range(int(budget / FULL)):
         w = rng.dirichlet(np.ones(SOURCES))
         spent += FULL
-        y = problem.loss(key_offset + i, w, data_mixture.SIZES[-1], data_mixture.NUM_STEPS)
+        y = problem.loss(1000 + i, w, data_mixture.SIZES[-1], data_mixture.NUM_STEPS)
         best = min(best, (y, i), key=lambda pair: pair[0])
         path.spent.append(spent)
         path.mixtures.append(w if best[1] == i else path.mixtures[-1])
@@ -263,7 +263,7 @@ class Published:
 
     Kept: kernels, linear mean, improvement of the loss at (w, m, z) per price to the power
     alpha, alpha = 0.99 to the number of decisions, the grid of sizes and steps. Mended: the
-    variance of the noise stays what it is (the true one, at the target), gradients go through the
+    variance of the noise stays what it is (about that of the short runs), gradients go through the
     simplex, the incumbent is the least posterior mean at the target, not the least observation at
     any fidelity. Given on top: standardised losses, hyperparameters refitted at each decision.
     """

@@ -66,8 +66,11 @@ def one_device(script, part, options):
         return json.loads(out.read_text())["rows"]
 
 
-def finish(rows, options):
-    """Print the table and write the result file."""
+def finish(rows, options, *, earlier=False):
+    """Print the table and write the result file.
+
+    With `earlier` rows that the file already has of other parts (their "part") stay.
+    """
     import jax
     import numpyro
 
@@ -82,6 +85,10 @@ def finish(rows, options):
         )
     if options.out:
         options.out.parent.mkdir(parents=True, exist_ok=True)
+        if earlier and options.out.exists():
+            now = {r["part"] for r in rows}
+            before = json.loads(options.out.read_text())["rows"]
+            rows = [r for r in before if r["part"] not in now] + rows
         options.out.write_text(json.dumps({
             "machine": {"processor": platform.processor() or platform.machine(),
                         "cores": os.cpu_count(), "devices": [str(d) for d in jax.devices()]},

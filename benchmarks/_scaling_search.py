@@ -365,7 +365,7 @@ def ratio_row(name, ours, theirs, target=None):
 def compare(variant, options, targets, with_published=True):
     """All methods on one variant of the simulator."""
     seeds = range(2 if options.smoke else options.seeds)
-    decisions = 4 if options.smoke else 48
+    decisions = 4 if options.smoke else 64
     problems = [task(variant, seed) for seed in seeds]
     loops = {"ours": ours(problems[0]), "logEI at full fidelity": full_fidelity()}
     if with_published:

@@ -1,7 +1,8 @@
 """Fidelity surfaces: cost to a good mixture, real tables of runs, exactness, BoTorch beside us.
 
 Parts 2 to 4 read tables of real runs: give their folder by `--data` (see `_real_runs.py`). Part 6
-makes an environment with BoTorch in the folder `--peers`.
+makes an environment with BoTorch in the folder `--peers`. With `--only` the other parts of an
+existing `--out` are kept, so that parts can be run apart.
 """
 
 import os
@@ -53,8 +54,8 @@ def main():
         if part in NEED_DATA and options.data is None:
             print(f"{part}: left out, it needs --data")
             continue
-        rows += PARTS[part](options)
-    finish(rows, options)
+        rows += [{**r, "part": part} for r in PARTS[part](options)]
+    finish(rows, options, earlier=options.only != "")
 
 
 if __name__ == "__main__":

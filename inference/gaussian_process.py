@@ -9,11 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
-from jax.flatten_util import ravel_pytree
 
 from decisionppl._gaussian_process import check_drawn
 from decisionppl._inference import Inference, Rows, Surrogate
-from decisionppl._minimise import minimise
 from decisionppl._play import as_key, example_run
 from decisionppl._roles import role_of
 from decisionppl._space import as_actions
@@ -33,7 +31,6 @@ from decisionppl.inference._buffer import (
     poisoned,
     updater,
 )
-from decisionppl.inference._chains import Chains, Stats, chain_of, spread, unit_mass
 from decisionppl.inference._functions import (
     function_sites,
     held,
@@ -41,22 +38,9 @@ from decisionppl.inference._functions import (
     processes,
     worth,
 )
+from decisionppl.inference._hyperparameters import about_modes, chains, modes, nothing
 from decisionppl.inference._likelihood import Latents, latents_of
 from decisionppl.inference._marginal import append as append_rows
-
-_CENTRE_DRAWS = 256
-
-
-class Fit(NamedTuple):
-    """How the last search for the mode went; every leaf [restarts].
-
-    Attributes:
-        log_density: of hyperparameters and data, in unconstrained coordinates.
-        converged: whether the gradient vanished.
-    """
-
-    log_density: jax.Array
-    converged: jax.Array
 
 
 class Belief(NamedTuple):
@@ -67,7 +51,8 @@ class Belief(NamedTuple):
         position: dict from hyperparameter site to unconstrained values [draws, ...].
         root: [draws, n, n], Cholesky factor of the covariance of all logged values.
         weights: [draws, n], its inverse times what was not expected.
-        state: `Fit` of the last search for the mode, or `(Chains, Stats)` of the last sampling.
+        state: `Fit` of the last search for the mode, `Weighing` of the last draws about it, or
+            `(Chains, Stats)` of the last sampling.
     """
 
     buffer: Buffer
@@ -117,22 +102,24 @@ def gaussian_process(
         *args: example arguments of the model: the context of one row.
         fit: "map": hyperparameters at the mode of their posterior, in unconstrained coordinates
             (`numpyro.distributions.biject_to`), by quasi-Newton from `num_restarts` starts, the
-            first where the last fit ended; "nuts": draws from their posterior.
+            first where the last fit ended; "laplace": draws from a Student's t with the place
+            and the curvature of that mode, resampled by importance weights; "nuts": draws from
+            their posterior by Hamiltonian Monte Carlo.
         capacity: the largest number of rows. None lets the history grow, one compilation
             per power of two; inside `jit`, `vmap` or `scan` a number is needed. Rows that
             do not fit inside `jit` turn worlds into NaN.
-        num_restarts: starts of the search, with `fit="map"`.
+        num_restarts: starts of the search, with "map" and "laplace".
         max_steps: its largest number of steps.
         num_warmup, num_samples: transitions of the one chain with `fit="nuts"`.
-        num_draws: draws that are kept of it, evenly spaced; predictions average over them.
+        num_draws: draws that are kept with "laplace" and "nuts"; predictions average over them.
         dense_mass, max_tree_depth: as for `inference.nuts`.
         sites: the sites that will be logged; default all that can be.
 
     Returns:
         Inference. Worlds hold the hyperparameters and, for each Gaussian process, a `SamplePath`
         drawn from its posterior. `predict` is the joint law of utilities over actions with
-        `fit="map"` (with "nuts" it is no Gaussian, and None); `surrogate` answers acquisition
-        rules with either.
+        `fit="map"` (averaged over draws it is no Gaussian, and None); `surrogate` answers
+        acquisition rules with any.
 
     Raises:
         TypeError: no Gaussian process in the model, an outcome that is not Normal, a discrete
@@ -159,25 +146,31 @@ def gaussian_process(
         Rasmussen and Williams, Gaussian Processes for Machine Learning (2006), chapters 2 and 5;
         Wilson et al., arXiv 2002.09309 (functions drawn by conditioning a prior draw).
     """
-    if fit not in ("map", "nuts"):
-        raise ValueError(f'fit: expected "map" or "nuts", got {fit!r}.')
+    if fit not in ("map", "laplace", "nuts"):
+        raise ValueError(f'fit: expected "map", "laplace" or "nuts", got {fit!r}.')
     for name, value in (
         ("num_restarts", num_restarts), ("max_steps", max_steps), ("num_warmup", num_warmup),
         ("num_samples", num_samples), ("num_draws", num_draws),
         ("max_tree_depth", max_tree_depth),
     ):  # fmt: skip
         check_count(name, value)
-    if num_draws > num_samples:
+    if fit == "nuts" and num_draws > num_samples:
         raise ValueError(f"num_draws {num_draws} is more than num_samples {num_samples}.")
     start_capacity = check_capacity(capacity)
     known = _analyse(model, args, sites)
-    search = _searcher(known, num_restarts, max_steps)
-    if fit == "nuts" and known.latents.prototype:
+    marginal = partial(gp.log_marginal, known.parts)
+    if not known.latents.prototype:
+        search = nothing()
+    elif fit == "map":
+        search = modes(known.latents, marginal, num_restarts, max_steps)
+    elif fit == "laplace":
+        search = about_modes(known.latents, marginal, num_restarts, max_steps, num_draws)
+    else:
         settings = {
             "num_warmup": num_warmup, "dense_mass": dense_mass, "target_accept_prob": 0.8,
             "max_tree_depth": max_tree_depth, "trajectory_length": None,
         }  # fmt: skip
-        search = _sampler(known, settings, num_samples, num_draws)
+        search = chains(known.latents, marginal, settings, num_samples, num_draws)
 
     @jax.jit
     def prior(key: jax.Array) -> Belief:
@@ -291,93 +284,6 @@ def _count(position: Mapping[str, jax.Array]) -> int:
     """Number of hyperparameter draws; one where there are no hyperparameters."""
     leaves = jax.tree.leaves(position)
     return leaves[0].shape[0] if leaves else 1
-
-
-class _Search(NamedTuple):
-    """How hyperparameters are found: `start(key)` and `fit(key, belief)` -> (position, state)."""
-
-    start: Callable
-    fit: Callable
-
-
-def _searcher(known: _Model, num_restarts: int, max_steps: int) -> _Search:
-    """The mode of the hyperparameters' posterior."""
-    latents = known.latents
-    flat, unravel = ravel_pytree(latents.prototype)
-    if not flat.size:
-        none = Fit(jnp.zeros(0), jnp.zeros(0, bool))
-        return _Search(lambda key: ({}, none), lambda key, belief: ({}, none))
-    keys = jax.random.split(jax.random.key(20), _CENTRE_DRAWS)
-    draws = np.asarray(jax.jit(jax.vmap(lambda k: ravel_pytree(latents.draw(k))[0]))(keys))
-    centre = np.median(draws, axis=0)
-
-    def start(key: jax.Array) -> tuple:
-        begin = jnp.asarray(centre, flat.dtype)
-        none = Fit(jnp.full(num_restarts, -jnp.inf, flat.dtype), jnp.zeros(num_restarts, bool))
-        return jax.tree.map(lambda x: x[None], unravel(begin)), none
-
-    def fit(key: jax.Array, belief: Belief) -> tuple:
-        rows = filled(belief.buffer)
-
-        def loss(z: jax.Array) -> jax.Array:
-            position = unravel(z)
-            likelihood = gp.log_marginal(known.parts, latents.constrain(position), rows)
-            return -latents.log_prior(position) - likelihood
-
-        last = ravel_pytree(jax.tree.map(lambda x: x[0], belief.position))[0]
-        others = jnp.asarray(centre, flat.dtype)[None]
-        if num_restarts > 2:
-            keys = jax.random.split(key, num_restarts - 2)
-            fresh = jax.vmap(lambda k: ravel_pytree(latents.draw(k))[0])(keys)
-            others = jnp.concatenate([others, fresh])
-        starts = jnp.concatenate([last[None], others])[:num_restarts]
-        found = _each(loss, starts, max_steps)
-        value = jnp.where(jnp.isfinite(found.value), found.value, jnp.inf)
-        best = found.x[jnp.argmin(value)]
-        best = jnp.where(jnp.isfinite(jnp.min(value)), best, last)
-        position = jax.tree.map(lambda x: x[None], unravel(best))
-        return position, Fit(-found.value, found.converged)
-
-    return _Search(start, fit)
-
-
-def _each(loss: Callable, starts: jax.Array, max_steps: int) -> Any:
-    """The minimum from each start.
-
-    On a CPU one after the other: batched, every evaluation waits for the start that takes
-    longest, and small factorisations gain nothing from a batch.
-    """
-    if jax.default_backend() != "cpu":
-        return minimise(loss, starts, max_steps=max_steps)
-    found = jax.lax.map(lambda x: minimise(loss, x[None], max_steps=max_steps), starts)
-    return jax.tree.map(lambda x: x[:, 0], found)
-
-
-def _sampler(known: _Model, settings: dict, num_samples: int, num_draws: int) -> _Search:
-    """Draws from the hyperparameters' posterior, by one chain of NumPyro's No-U-Turn sampler."""
-    latents = known.latents
-    chain = chain_of(latents, settings, num_samples, partial(gp.log_marginal, known.parts))
-    kept = np.linspace(num_samples // num_draws - 1, num_samples - 1, num_draws).astype(int)
-
-    def unconstrained(draws: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        return jax.vmap(latents.unconstrain)(jax.tree.map(lambda x: x[kept], draws))
-
-    def start(key: jax.Array) -> tuple:
-        position = jax.vmap(latents.draw)(jax.random.split(key, num_draws))
-        mass = unit_mass(latents.prototype, settings)
-        mass = jax.tree.map(lambda x: x[None], mass)
-        first = jax.tree.map(lambda x: x[:1], position)
-        stats = Stats(jnp.zeros(1, int), jnp.ones(1), jnp.zeros(1))
-        return position, (Chains(first, jnp.ones(1), mass), stats)
-
-    def fit(key: jax.Array, belief: Belief) -> tuple:
-        chains, _ = belief.state
-        keys = jax.random.split(key, 1)
-        chains, draws, stats = spread(chain, "sequential", keys, chains, filled(belief.buffer))
-        position = unconstrained(jax.tree.map(lambda x: x[0], draws))
-        return position, (chains, stats)
-
-    return _Search(start, fit)
 
 
 def _view(known: _Model, belief: Belief, i: Any) -> gp.View:

@@ -107,7 +107,7 @@ def search(
         rule: `rules.knowledge_gradient` or `rules.max_value_entropy`.
         num_initial: runs at the cheapest scale to begin with, fewer if a quarter of the budget
             does not pay for them.
-        fit: of hyperparameters, "map" or "nuts", see `inference.gaussian_process`.
+        fit: of hyperparameters, "map", "laplace" or "nuts", see `inference.gaussian_process`.
         progress: show a progress bar; None shows it in a terminal.
 
     Returns:

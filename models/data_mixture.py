@@ -16,6 +16,8 @@ References:
     RegMix: Data Mixture as Regression for Language Model Pre-training, arXiv 2407.01492.
 """
 
+import functools
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -99,14 +101,18 @@ def surface(
 
     .. math::
         f \sim GP(E + A \phi_m + B \phi_z, \;
-            \psi^T \Sigma \psi' \; k(\sqrt{w}, \sqrt{w'})), \qquad
+            (\psi^T \Sigma \psi' + \tau^2 k(s, s') k(t, t')) \; k(\sqrt{w}, \sqrt{w'})), \qquad
         \psi = (1, \phi_m / c_m, \phi_z / c_z, \phi_m \phi_z / c_m c_z),
 
-    where k is a Matern 5/2 kernel on the square roots of the weights (Hellinger geometry: exact
-    zeros are allowed) and :math:`\Sigma = D R D` has a free correlation R. At the target only the
-    first feature is left, so the loss there is the first component, and its correlation with that
-    of small runs can be anything between -1 and 1. Noise has a scale per fidelity, :math:`\log
-    \sigma = n_0 + n_1 s + n_2 t`.
+    where k are Matern 5/2 kernels, for mixtures on the square roots of the weights (Hellinger
+    geometry: exact zeros are allowed), and :math:`\Sigma = D R D` has a free correlation R. At the
+    target only the first feature is left, so what all scales share is the first component, and
+    its correlation with what small runs add can be anything between -1 and 1. No law of scaling
+    holds exactly, and four features would extrapolate as if it did: the second term, of standard
+    deviation :math:`\tau`, lets mixtures change places in ways that the features do not know, the
+    more the farther apart two scales are. Without it runs far below the target make a search sure
+    of what they cannot tell. Noise has a scale per fidelity, :math:`\log \sigma = n_0 + n_1 s +
+    n_2 t`.
 
     Action sites: `mixture` [num_sources], on the simplex; `size` and, if `steps` are given,
     `steps`, indices of levels. Outcome site `loss`; cost site `price`; reward site `value`, minus
@@ -187,7 +193,13 @@ def surface(
             mean = means.ScalingLaw(floor, effects[0], exponents[0], positions=positions)
         psi = kernels.ScalingFeatures(*exponents, reach=tuple(reach))
         scales = kernels.Coregionalised(sd[:, None] * root, psi)
-        return kernels.On(scales, *positions), mean
+        # what the features miss; lengths are in units of the logarithms of size and steps
+        drift = numpyro.sample("drift", dist.HalfNormal(spread))
+        reaches = dist.LogNormal(jnp.log(2.0), 0.5).expand([len(positions)]).to_event(1)
+        lengths = numpyro.sample("drift_lengthscale", reaches)
+        near = [kernels.On(kernels.Matern52(lengths[i]), p) for i, p in enumerate(positions)]
+        fidelities = drift**2 * functools.reduce(operator.mul, near)
+        return kernels.On(scales, *positions) + fidelities, mean
 
     def model() -> None:
         count = num_sources if ard else 1

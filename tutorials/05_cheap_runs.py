@@ -298,8 +298,9 @@ figure.savefig("cheap_runs.png", dpi=120)
 #
 # ## What to try next
 #
-# - `fit="nuts"` in the engine averages over hyperparameters. With few runs the correlation is
-#   uncertain, and one value of it is over-confident.
+# - `fit="laplace"` in the engine averages over hyperparameters, `fit="nuts"` does so whatever
+#   their posterior looks like. With few runs the correlation is uncertain, and one value of it is
+#   over-confident.
 # - Ask several times before telling: a batch of runs for a cluster.
 # - `rules.max_value_entropy` in place of the knowledge gradient.
 # - Stop when `recommend().regret` is below what matters to you, in place of a budget.

@@ -16,8 +16,6 @@ References:
     RegMix: Data Mixture as Regression for Language Model Pre-training, arXiv 2407.01492.
 """
 
-import functools
-import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -198,8 +196,8 @@ def surface(
         reaches = dist.LogNormal(jnp.log(2.0), 0.5).expand([len(positions)]).to_event(1)
         lengths = numpyro.sample("drift_lengthscale", reaches)
         near = [kernels.On(kernels.Matern52(lengths[i]), p) for i, p in enumerate(positions)]
-        fidelities = drift**2 * functools.reduce(operator.mul, near)
-        return kernels.On(scales, *positions) + fidelities, mean
+        fidelities = near[0] if len(near) == 1 else near[0] * near[1]
+        return kernels.On(scales, *positions) + drift**2 * fidelities, mean
 
     def model() -> None:
         count = num_sources if ard else 1

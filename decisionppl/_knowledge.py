@@ -85,19 +85,34 @@ def log_pairwise_rise(mean: Array, change: Array) -> Array:
     return jnp.max(jnp.where(random, rises, LOG_ZERO))
 
 
+def normal_nodes(count: int, dimension: int) -> np.ndarray:
+    """Standard normal vectors [count, dimension], evenly spread: quantiles if there is one."""
+    if dimension == 1:
+        return _quantiles((np.arange(count) + 0.5)[:, None] / count)
+    half = _quasi_normal(dimension, -(-count // 2))
+    return np.concatenate([half, -half])[:count]
+
+
 @functools.cache
 def _normal_points(dimension: int) -> np.ndarray:
     """Quasi-random standard normal vectors [2 * points, dimension], symmetric about zero."""
+    normal = _quasi_normal(dimension, _POINTS)
+    return np.concatenate([normal, -normal])
+
+
+def _quantiles(shares: np.ndarray) -> np.ndarray:
     from statistics import NormalDist
 
+    return np.vectorize(NormalDist().inv_cdf)(np.clip(shares, 1e-9, 1 - 1e-9))
+
+
+def _quasi_normal(dimension: int, count: int) -> np.ndarray:
     # the additive recurrence with the root of x^(d+1) = x + 1, well spread in any dimension
     root = 2.0
     for _ in range(64):
         root = (1 + root) ** (1 / (dimension + 1))
     steps = (1 / root) ** np.arange(1, dimension + 1)
-    uniform = (0.5 + np.arange(1, _POINTS + 1)[:, None] * steps) % 1
-    normal = np.vectorize(NormalDist().inv_cdf)(np.clip(uniform, 1e-9, 1 - 1e-9))
-    return np.concatenate([normal, -normal])
+    return _quantiles((0.5 + np.arange(1, count + 1)[:, None] * steps) % 1)
 
 
 def log_rise(mean: Array, change: Array) -> Array:

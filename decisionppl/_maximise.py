@@ -19,6 +19,8 @@ from decisionppl._space import LARGEST_ENUMERATION
 _MOST_ROWS = 16
 _MOST_LANDMARKS = 256
 _MOST_CORNERS = 32
+_SAME = 0.02  # share of the width within which climbs ended in one place
+_SHARPENED = 4  # rows that a sharper score decides between
 # searches begin at least this share of the way inside, where gradients see the bounds ahead
 _INSIDE = 0.01
 # coordinates this near to a bound (share of the width; weight on the simplex) are tried on it
@@ -64,6 +66,7 @@ def maximise(
     starts: Mapping[str, Any] | None = None,
     max_steps: int = MAX_STEPS,
     screen: Callable[[dict[str, jax.Array]], jax.Array] | None = None,
+    sharpen: Callable[[dict[str, jax.Array]], Callable] | None = None,
 ) -> Maximum:
     """Find the action with the highest score in a finite, continuous or mixed space.
 
@@ -98,6 +101,10 @@ def maximise(
         screen: `(action) -> scalar`, a lower bound of the score that costs less. It ranks all
             candidates; the score is then evaluated for `num_candidates` of them, and the value
             is at least that of these and of every start.
+        sharpen: `(actions [few, ...]) -> score`, for scores that are approximated: given where the
+            best climbs ended, a score that is more exact there. It is climbed from those ends, and
+            decides between them; the value is that of the sharper score. Without effect where
+            there is nothing to climb.
 
     Returns:
         Maximum: the best action and its score.
@@ -137,7 +144,15 @@ def maximise(
     best = _take(rows, first[0]), values[first[0]]
     if smooth:
         chosen = _restarts(choice_key, values, first, grid, num_restarts)
-        best = _climb(score, smooth, _take(rows, chosen), best, max_steps)
+        ends = _ends(score, smooth, _take(rows, chosen), max_steps)
+        if sharpen is not None:
+            few = _leaders(score, ends, best)
+            score = sharpen(few)
+            ends = _ends(score, smooth, few, max_steps)
+            values = _evaluate(score, few)
+            top = jnp.argmax(jnp.where(jnp.isnan(values), -jnp.inf, values))
+            best = _take(few, top), values[top]
+        best = _snapped(score, smooth, ends, best)
     return Maximum({n: best[0][n] for n in space}, best[1])
 
 
@@ -477,8 +492,38 @@ def _restarts(key: jax.Array, values: jax.Array, first: jax.Array, grid: tuple, 
     return first[jnp.concatenate([leading, others])]
 
 
-def _climb(score: Callable, smooth: Mapping[str, _Smooth], rows: dict, best: tuple, max_steps: int):
-    """Improve rows [restarts, ...] in their continuous sites; the best of them and of `best`."""
+def ascend(
+    score: Callable,
+    space: Mapping[str, dist.Distribution],
+    rows: dict[str, jax.Array],
+    *,
+    max_steps: int,
+) -> dict[str, jax.Array]:
+    """Where climbs from given actions end, one from each.
+
+    Args:
+        score: `(row) -> scalar`, as for `maximise`; finite sites, and what rows hold besides the
+            sites of the space, stay as they are.
+        space: action site -> its space.
+        rows: by name, [rows, ...]; actions inside the space.
+        max_steps: evaluations per climb.
+
+    Returns:
+        rows.
+
+    Example:
+        >>> import jax.numpy as jnp, numpyro.distributions as dist
+        >>> rows = {"x": jnp.full(2, 0.5), "goal": jnp.array([0.2, 0.9])}
+        >>> score = lambda row: -((row["x"] - row["goal"]) ** 2)
+        >>> ascend(score, {"x": dist.Uniform(0, 1)}, rows, max_steps=20)["x"].round(2)
+        Array([0.2, 0.9], dtype=float32)
+    """
+    smooth = {n: _smooth(n, law) for n, law in space.items() if elements(n, law) is None}
+    return _ends(score, smooth, rows, max_steps) if smooth else rows
+
+
+def _ends(score: Callable, smooth: Mapping[str, _Smooth], rows: dict, max_steps: int) -> dict:
+    """Rows [restarts, ...], climbed in their continuous sites."""
 
     def place(z: dict[str, jax.Array]) -> dict[str, jax.Array]:
         return {n: s.place(z[n]) for n, s in smooth.items()}
@@ -489,7 +534,26 @@ def _climb(score: Callable, smooth: Mapping[str, _Smooth], rows: dict, best: tup
         loss = lambda z: -score({**row, **place(unravel(z))})  # noqa: E731
         return {**row, **place(unravel(minimise(loss, start[None], max_steps=max_steps).x[0]))}
 
-    found = jax.vmap(climb)(rows)
+    return jax.vmap(climb)(rows)
+
+
+def _leaders(score: Callable, ends: dict, best: tuple) -> dict:
+    """The best row so far and the best ends of climbs, [few, ...], apart from each other."""
+    rows = {n: jnp.concatenate([best[0][n][None], x]) for n, x in ends.items()}
+    values = jnp.append(jnp.inf, _evaluate(score, ends))
+    values = jnp.where(jnp.isnan(values), -jnp.inf, values)
+    order = jnp.argsort(-values)
+    rows = _take(rows, order)
+    flat = jnp.concatenate([x.reshape(len(x), -1).astype(values.dtype) for x in rows.values()], 1)
+    width = jnp.max(flat, axis=0) - jnp.min(flat, axis=0)
+    same = jnp.all(jnp.abs(flat[:, None] - flat) <= _SAME * width, axis=2)
+    again = jnp.any(jnp.tril(same, -1), axis=1)  # where a better climb ended too
+    first = jnp.argsort(again, stable=True)[:_SHARPENED]
+    return _take(rows, first)
+
+
+def _snapped(score: Callable, smooth: Mapping[str, _Smooth], found: dict, best: tuple):
+    """The best of rows [restarts, ...], of those put on boundaries nearby, and of `best`."""
     keep = lambda x, near: x  # noqa: E731
     snaps = {n: smooth[n].snap if n in smooth else keep for n in found}
     tried = {n: jnp.concatenate([snaps[n](x, near) for near in _SNAPS]) for n, x in found.items()}

@@ -21,7 +21,8 @@ from decisionppl._decision import (
     visited_actions,
 )
 from decisionppl._gaussian_process import check_drawn
-from decisionppl._maximise import Maximum, maximise
+from decisionppl._knowledge import normal_nodes
+from decisionppl._maximise import Maximum, ascend, maximise
 from decisionppl._preposterior import (
     log_knowledge_bound,
     log_knowledge_gradient,
@@ -44,6 +45,8 @@ _LOOKAHEAD = (
 _VISITED = 32  # incumbents that searches start from
 _CANDIDATES = 512
 _RESTARTS = 8
+_OUTCOMES = 16  # of an action, for which the best target is looked for
+_TARGET_STEPS = 24
 
 
 def check_searchable(rule: Callable) -> None:
@@ -79,13 +82,13 @@ def propose(parts: "Decider", keys: Any, belief: Any, context: Context) -> Decis
     incumbent_key, final_key = jax.random.split(search_key)
     starts = asked.visited()
     search = functools.partial(maximise, space=parts.space, num_candidates=_CANDIDATES)
-    screen = None
+    screen = sharpen = None
     if base is rules.thompson:
         score = asked.thompson()
     elif base in _LOOKAHEAD:
         mean = asked.where_allowed(asked.mean)
         best = search(mean, key=incumbent_key, num_restarts=_RESTARTS // 2, starts=starts)
-        score, screen = asked.lookahead(base, best, starts, final_key)
+        score, screen, sharpen = asked.lookahead(base, best, starts, final_key)
         starts = {n: jnp.concatenate([starts[n], best.action[n][None]]) for n in starts}
     else:
         extra = {}
@@ -99,7 +102,7 @@ def propose(parts: "Decider", keys: Any, belief: Any, context: Context) -> Decis
     return _decision(
         search(
             asked.where_allowed(score), key=final_key, num_restarts=_RESTARTS, starts=starts,
-            screen=bound,
+            screen=bound, sharpen=sharpen,
         )
     )  # fmt: skip
 
@@ -246,31 +249,82 @@ class Asked:
 
     def lookahead(
         self, base: Callable, best: Maximum, starts: Any, key: Any
-    ) -> tuple[Callable, Callable | None]:
-        """The logarithm of what the action's outcome is worth, and a bound that costs less."""
-        space, surrogate = self.parts.space, self.surrogate
+    ) -> tuple[Callable, Callable | None, Callable | None]:
+        """The logarithm of what the action's outcome is worth, a bound that costs less, and what
+        makes it more exact near given actions."""
+        space = self.parts.space
         assert space is not None
-        assert surrogate is not None
         draw_key, max_key = jax.random.split(key)
         targets = {n: jnp.concatenate([starts[n], best.action[n][None]]) for n in space}
-        if base is not rules.noisy_expected_improvement:
-            more = promising(space, draw_key, self.law)
-            targets = {n: jnp.concatenate([targets[n], a]) for n, a in more.items()}
-
-        def valued(value_of: Callable) -> Callable:
-            def score(action: Any) -> jax.Array:
-                known = surrogate.preposterior(
-                    self.view, one_row(action), targets, self.args, self.data, not self.per_cost
-                )
-                value = value_of(known)[0]
-                price = self.price(action)
-                return value if price is None else value - jnp.log(price[0])
-
-            return score
-
+        if base is rules.noisy_expected_improvement:
+            return (
+                self._told(log_knowledge_gradient, targets),
+                self._told(log_knowledge_bound, targets),
+                None,
+            )
+        more = promising(space, draw_key, self.law)
+        targets = {n: jnp.concatenate([targets[n], a]) for n, a in more.items()}
         if base is rules.max_value_entropy:
-            return valued(functools.partial(log_max_value_information, max_key)), None
-        return valued(log_knowledge_gradient), valued(log_knowledge_bound)
+            value_of = functools.partial(log_max_value_information, max_key)
+            return self._told(value_of, targets), None, None
+
+        def sharpen(actions: Any) -> Callable:
+            best_after = self._best_after(actions, targets)
+            union = {n: jnp.concatenate([targets[n], a]) for n, a in best_after.items()}
+            return self.where_allowed(self._told(log_knowledge_gradient, union))
+
+        return (
+            self._told(log_knowledge_gradient, targets),
+            self._told(log_knowledge_bound, targets),
+            sharpen,
+        )
+
+    def _preposterior(self, action: Any, targets: Any) -> Any:
+        surrogate = self.surrogate
+        assert surrogate is not None
+        net = not self.per_cost
+        return surrogate.preposterior(
+            self.view, one_row(action), targets, self.args, self.data, net
+        )
+
+    def _told(self, value_of: Callable, targets: Any) -> Callable:
+        """The value of an action's outcome by what it tells of the targets, less the log price."""
+
+        def score(action: Any) -> jax.Array:
+            value = value_of(self._preposterior(action, targets))[0]
+            price = self.price(action)
+            return value if price is None else value - jnp.log(price[0])
+
+        return score
+
+    def _best_after(self, actions: Any, targets: Any) -> dict[str, jax.Array]:
+        """What would be settled for after some outcomes of each action, [actions * outcomes, ...].
+
+        The knowledge gradient looks for the best among fixed targets; with these it has, for
+        outcomes spread evenly, what a search of the whole space would find.
+        """
+        space = self.parts.space
+        assert space is not None
+        before = jax.lax.map(lambda a: self._preposterior(a, targets), actions)
+        change = before.change[:, :, 0]  # [actions, draws, outcomes, targets]
+        count, draws = change.shape[:2]
+        nodes = jnp.asarray(normal_nodes(_OUTCOMES, change.shape[2]), change.dtype)
+        which = jnp.arange(count * _OUTCOMES) // _OUTCOMES
+        node = nodes[jnp.arange(count * _OUTCOMES) % _OUTCOMES]
+        draw = jnp.arange(count * _OUTCOMES) % draws
+        after = before.mean[which, draw] + jnp.einsum("kot,ko->kt", change[which, draw], node)
+        first = jnp.argmax(after, axis=1)
+        rows = {n: targets[n][first] for n in space}
+
+        def height(row: Any) -> jax.Array:
+            action = {n: a[row["which"]] for n, a in actions.items()}
+            known = self._preposterior(action, one_row({n: row[n] for n in space}))
+            move = known.change[row["draw"], 0, :, 0] @ row["node"]
+            return known.mean[row["draw"], 0] + move
+
+        rows = {**rows, "which": which, "node": node, "draw": draw}
+        found = ascend(height, space, rows, max_steps=_TARGET_STEPS)
+        return {n: found[n] for n in space}
 
     def where_offered(self, score: Callable) -> Callable:
         """The score, minus infinity where the model does not offer the action."""

@@ -28,14 +28,25 @@ def cholesky(covariance: jax.Array) -> jax.Array:
     Returns:
         [n, n].
     """
-    diagonal = jnp.diag(jnp.diagonal(covariance))
-    first = jitter_of(covariance.shape[-1], covariance.dtype)
+    return _factor(covariance)[1]
 
-    def factor(jitter: Any) -> jax.Array:
-        return jnp.linalg.cholesky(covariance + jitter * diagonal)
+
+def differentiable_cholesky(covariance: jax.Array) -> jax.Array:
+    """The same with derivatives, for twice the price: how much jitter is a constant to them."""
+    jitter, _ = _factor(jax.lax.stop_gradient(covariance))
+    return jnp.linalg.cholesky(covariance + jitter * jnp.diag(jnp.diagonal(covariance)))
+
+
+def _factor(covariance: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The jitter that was needed, and the factor with it."""
+    diagonal = jnp.diag(jnp.diagonal(covariance))
+    first = jnp.asarray(jitter_of(covariance.shape[-1], covariance.dtype), covariance.dtype)
+
+    def factor(jitter: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return jitter, jnp.linalg.cholesky(covariance + jitter * diagonal)
 
     def go_on(state: tuple) -> jax.Array:
-        i, root = state
+        i, (_, root) = state
         return (i < _TRIES) & ~jnp.isfinite(root[-1, -1])
 
     def again(state: tuple) -> tuple:

@@ -41,6 +41,7 @@ from decisionppl.inference._functions import (
 from decisionppl.inference._hyperparameters import about_modes, chains, modes, nothing
 from decisionppl.inference._likelihood import Latents, latents_of
 from decisionppl.inference._marginal import append as append_rows
+from decisionppl.inference._marginal import differentiable_cholesky
 
 
 class Belief(NamedTuple):
@@ -410,7 +411,7 @@ def _preposterior(
         root = jnp.sqrt(blocks)
         change, own_change = cross / root, mine / root
     else:
-        roots = jax.vmap(gp.cholesky)(blocks)
+        roots = jax.vmap(differentiable_cholesky)(blocks)
         solve = lambda r, c: jax.scipy.linalg.solve_triangular(r, c, lower=True)  # noqa: E731
         change, own_change = jax.vmap(solve)(roots, cross), jax.vmap(solve)(roots, mine)
     joint = gp.cross_covariance(view, goal, goal)[:, 0, :, 0]

@@ -183,6 +183,12 @@ def _buy_runs(
         f"{found.mean[-1]:.4f} (90 % {low:.4f} to {high:.4f})\nspent {found.spent[-1]:g} of "
         f"{budget:g} on {len(found.bought)} runs; regret {found.regret[-1]:.4f} by the table"
     )
+    if not (levels == table.scales[-1]).any():
+        typer.echo(
+            "No run at the largest scale was bought: which mixture is best is learned from the "
+            "others, but the level of the loss there is extrapolated by a scaling law alone, and "
+            "its interval holds if that law does."
+        )
     out.mkdir(parents=True, exist_ok=True)
     write_groups(out / "data_mixture.nc", {"search": found.to_xarray(table)})
     with atomic_path(out / "data_mixture.png") as path:

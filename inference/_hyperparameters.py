@@ -141,7 +141,7 @@ def about_modes(
         scale = jax.random.gamma(keys[2], _DEGREES / 2, (count,), mode.dtype) * 2 / _DEGREES
         t = z / jnp.sqrt(scale)[:, None]
         proposals = mode + t @ root.T
-        log_target = -jax.lax.map(lambda x: flat.loss(x, rows), proposals)
+        log_target = -_mapped(lambda x: flat.loss(x, rows), proposals)
         # the density of a multivariate t, up to what all proposals share
         log_proposal = -0.5 * (_DEGREES + mode.size) * jnp.log1p(jnp.sum(t**2, 1) / _DEGREES)
         log_weights = jnp.where(jnp.isfinite(log_target), log_target - log_proposal, -jnp.inf)
@@ -181,15 +181,18 @@ def _mode(
 
 
 def _each(loss: Callable, starts: jax.Array, max_steps: int) -> Any:
-    """The minimum from each start.
-
-    On a CPU one after the other: batched, every evaluation waits for the start that takes
-    longest, and small factorisations gain nothing from a batch.
-    """
-    if jax.default_backend() != "cpu":
-        return minimise(loss, starts, max_steps=max_steps)
-    found = jax.lax.map(lambda x: minimise(loss, x[None], max_steps=max_steps), starts)
+    """The minimum from each start."""
+    found = _mapped(lambda x: minimise(loss, x[None], max_steps=max_steps), starts)
     return jax.tree.map(lambda x: x[:, 0], found)
+
+
+def _mapped(fn: Callable, rows: jax.Array) -> Any:
+    """A function of each row.
+
+    On a CPU one after the other: batched, every search waits for that which takes longest, and
+    small factorisations gain nothing from a batch.
+    """
+    return jax.lax.map(fn, rows) if jax.default_backend() == "cpu" else jax.vmap(fn)(rows)
 
 
 def _proposal(flat: _Flat, mode: jax.Array, rows: Rows) -> jax.Array:
@@ -199,9 +202,7 @@ def _proposal(flat: _Flat, mode: jax.Array, rows: Rows) -> jax.Array:
     is `_WIDEST` times as wide, or is negative, it counts as that.
     """
     slope = jax.grad(lambda z: flat.loss(z, rows))
-    columns = jax.lax.map(
-        lambda v: jax.jvp(slope, (mode,), (v,))[1], jnp.diag(flat.spread).astype(mode.dtype)
-    )
+    columns = _mapped(lambda v: jax.jvp(slope, (mode,), (v,))[1], jnp.diag(flat.spread))
     curvature = columns * flat.spread
     curvature = jnp.where(jnp.isfinite(curvature), (curvature + curvature.T) / 2, 0.0)
     values, vectors = jnp.linalg.eigh(curvature)

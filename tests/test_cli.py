@@ -68,6 +68,7 @@ def test_run_buys_training_runs_within_a_budget(capsys, tmp_path):
     assert [rows["1e+09"][1], rows["1e+09"][3]] == ["20", "8"]
     cheap, dear = int(rows["1e+06"][2]), int(rows["1e+09"][2])
     assert f"spent {cheap + 20 * dear} of 70 on {cheap + dear} runs" in out
+    assert ("extrapolated by a scaling law alone" in out) == (dear == 0)
     numbers = re.search(rf"predicted {METRIC} loss .*: (\S+) \(90 % (\S+) to (\S+)\)", out)
     assert numbers is not None
     mean, low, high = map(float, numbers.groups())
@@ -77,6 +78,17 @@ def test_run_buys_training_runs_within_a_budget(capsys, tmp_path):
         assert float(data.spent[-1]) <= 70
         assert data.sizes["source"] == 3
     assert (out_folder / "data_mixture.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_levels_that_no_run_has_shown_are_not_to_be_trusted(capsys, tmp_path):
+    write_runs(tmp_path)
+    code, out, err = call(
+        capsys, "run", "data_mixture", "--runs", str(tmp_path), "--budget", "19", "--set", "1m=1",
+        "--set", "1B=20", "--out", str(tmp_path / "out"), "--metric", METRIC,
+    )  # fmt: skip
+    assert code == 0, err
+    assert "spent 19 of 19 on 19 runs" in out
+    assert "extrapolated by a scaling law alone" in out
 
 
 def test_tour_in_small(capsys, tmp_path):

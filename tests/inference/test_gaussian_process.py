@@ -256,6 +256,23 @@ def test_hyperparameters_are_at_the_mode(fitted):
     assert float(belief.state.log_density.max()) == pytest.approx(best + constant, abs=2e-3)
 
 
+@pytest.mark.parametrize("fit", ["map", "laplace"])
+def test_the_search_for_the_mode_goes_on_from_the_last(fit):
+    """An engine that may look at its start alone stays where another has left off."""
+
+    def density(belief):
+        return float(np.max((belief.state[0] if fit == "laplace" else belief.state).log_density))
+
+    x, y = data(8)
+    options = {"fit": fit, "num_restarts": 1, "num_draws": 4}
+    found = told(inference.gaussian_process(learned, **options), learned, x=x, y=y)
+    engine = inference.gaussian_process(learned, max_steps=1, **options)
+    assert density(told(engine, learned, x=x, y=y)) < density(found) - 0.2
+    nothing = dp.observe(learned, sites={"x": x[:1], "y": y[:1]}, mask=[False])
+    again = engine.update(KEY, found, nothing)
+    assert density(again) == pytest.approx(density(found), abs=1e-3)
+
+
 def test_of_several_modes_the_highest_is_taken():
     """The sign of a root is told by its prior alone: one nat."""
 

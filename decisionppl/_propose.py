@@ -315,14 +315,15 @@ class Asked:
         after = before.mean[which, draw] + jnp.einsum("kot,ko->kt", change[which, draw], node)
         first = jnp.argmax(after, axis=1)
         rows = {n: targets[n][first] for n in space}
+        index, of, outcome = (f"{min(space)}/{n}" for n in ("action", "draw", "outcome"))
 
         def height(row: Any) -> jax.Array:
-            action = {n: a[row["which"]] for n, a in actions.items()}
+            action = {n: a[row[index]] for n, a in actions.items()}
             known = self._preposterior(action, one_row({n: row[n] for n in space}))
-            move = known.change[row["draw"], 0, :, 0] @ row["node"]
-            return known.mean[row["draw"], 0] + move
+            move = known.change[row[of], 0, :, 0] @ row[outcome]
+            return known.mean[row[of], 0] + move
 
-        rows = {**rows, "which": which, "node": node, "draw": draw}
+        rows = {**rows, index: which, of: draw, outcome: node}
         found = ascend(height, space, rows, max_steps=_TARGET_STEPS)
         return {n: found[n] for n in space}
 

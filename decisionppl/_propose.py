@@ -256,14 +256,9 @@ class Asked:
         assert space is not None
         draw_key, max_key = jax.random.split(key)
         targets = {n: jnp.concatenate([starts[n], best.action[n][None]]) for n in space}
-        if base is rules.noisy_expected_improvement:
-            return (
-                self._told(log_knowledge_gradient, targets),
-                self._told(log_knowledge_bound, targets),
-                None,
-            )
-        more = promising(space, draw_key, self.law)
-        targets = {n: jnp.concatenate([targets[n], a]) for n, a in more.items()}
+        if base is not rules.noisy_expected_improvement:
+            more = promising(space, draw_key, self.law)
+            targets = {n: jnp.concatenate([targets[n], a]) for n, a in more.items()}
         if base is rules.max_value_entropy:
             value_of = functools.partial(log_max_value_information, max_key)
             return self._told(value_of, targets), None, None
@@ -273,11 +268,9 @@ class Asked:
             union = {n: jnp.concatenate([targets[n], a]) for n, a in best_after.items()}
             return self.where_allowed(self._told(log_knowledge_gradient, union))
 
-        return (
-            self._told(log_knowledge_gradient, targets),
-            self._told(log_knowledge_bound, targets),
-            sharpen,
-        )
+        score = self._told(log_knowledge_gradient, targets)
+        bound = self._told(log_knowledge_bound, targets)
+        return score, bound, sharpen if base is rules.knowledge_gradient else None
 
     def _preposterior(self, action: Any, targets: Any) -> Any:
         surrogate = self.surrogate

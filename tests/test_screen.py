@@ -209,10 +209,8 @@ def test_after_each_outcome_another_target_is_best():
     def means(targets):
         view = engine.surrogate.view(belief)
         known = engine.surrogate.preposterior(view, actions, {"x": targets}, (), {})
-        change = np.asarray(known.change[0, :, 0])
-        return (
-            np.asarray(known.mean[0]) + nodes[:, None, None] * change
-        )  # [nodes, actions, targets]
+        change = np.asarray(known.change[0, :, 0])  # [actions, targets]
+        return np.asarray(known.mean[0]) + nodes[:, None, None] * change
 
     best = means(grid).max(2).T
     for i in range(2):

@@ -423,12 +423,6 @@ def test_draws_about_a_mode_keep_what_the_curvature_gets_wrong():
     before = engine.init(KEY)
     first = engine.surrogate.hyperparameters(before)["idle"]
     assert 0.4 < np.mean(np.asarray(first) < stats.gamma.median(1.5)) < 0.6
-    # the search goes on from the mode, and one more row at a known place changes little
-    assert float(before.state.mode["scale"]) != 0
-    again = engine.update(KEY, told(engine, model, x=x, y=y), dp.observe(
-        model, sites={"x": x[:1], "y": y[:1]}))  # fmt: skip
-    assert np.isfinite(np.asarray(again.state.fit.log_density)).any()
-    assert int(again.buffer.count) == 9
 
 
 @settings(max_examples=30, deadline=None)

@@ -1,0 +1,167 @@
+"""The exact law of a step: against closed forms, and against the step itself, simulated."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+from scipy import stats
+
+import decisionppl as dp
+from decisionppl.inference import markov
+from decisionppl.testing import reference
+
+
+@pytest.mark.parametrize(
+    ("chain", "count"),
+    [(reference.two_state_mdp(p=0.3), 2), (reference.rental_marketplace(10), 11)],
+)
+def test_it_is_the_closed_form(chain, count):
+    known = markov.kernel(chain.model, jnp.arange(count))
+    np.testing.assert_allclose(known.dense(), chain.transition, atol=1e-14)
+    np.testing.assert_allclose(known.reward, chain.reward, atol=1e-14)
+    np.testing.assert_allclose(known.propensity, np.tile([1 - chain.p, chain.p], (count, 1)))
+    assert known.truncated < 1e-14
+    assert known.actions["treat"].tolist() == [0, 1]
+    pairs = np.stack([known.arm, known.source, known.target])
+    assert np.unique(pairs, axis=1).shape == pairs.shape
+
+
+SIZE = 12
+
+
+def queue(state):
+    """Arrivals without bound, departures that depend on them, two parts of a state, a cost."""
+    speed = dp.action("speed", 3, given=state["jobs"])
+    come = numpyro.sample("come", dist.Poisson(1.5 + 0.5 * state["busy"]))
+    waiting = jnp.minimum(state["jobs"] + come, SIZE)
+    done = numpyro.sample("done", dist.Binomial(waiting, 0.1 + 0.2 * speed))
+    numpyro.sample("idle talk", dist.Normal(0.0, 1.0))  # nothing depends on it
+    dp.reward("served", dist.Normal(2.0 * done, 1.0))
+    dp.cost("energy", 0.5 * speed**2)
+    jobs = dp.state("jobs", waiting - done)
+    return {"jobs": jobs, "busy": dp.state("busy", (jobs > 4).astype(int))}
+
+
+def all_states():
+    jobs = np.arange(SIZE + 1)
+    return {"jobs": np.tile(jobs, 2), "busy": np.repeat([0, 1], SIZE + 1)}
+
+
+def test_unbounded_sites_and_states_of_several_parts():
+    known = markov.kernel(queue, all_states(), tail=1e-9)
+    assert known.truncated < 1e-9
+    np.testing.assert_allclose(known.dense().sum(2), 1, atol=1e-12)
+    exact = np.zeros_like(known.dense())
+    reward = np.zeros_like(known.reward)
+    for s, (jobs, busy) in enumerate(zip(*all_states().values(), strict=True)):
+        for a in range(3):
+            for come in range(60):
+                waiting = min(jobs + come, SIZE)
+                arrive = stats.poisson.pmf(come, 1.5 + 0.5 * busy)
+                for done in range(waiting + 1):
+                    p = arrive * stats.binom.pmf(done, waiting, 0.1 + 0.2 * a)
+                    left = waiting - done
+                    exact[a, s, left + (SIZE + 1) * (left > 4)] += p
+                    reward[a, s] += p * (2 * done - 0.5 * a**2)
+    np.testing.assert_allclose(known.dense(), exact, atol=1e-8)
+    np.testing.assert_allclose(known.reward, reward, atol=1e-7)
+    np.testing.assert_allclose(known.propensity, 1 / 3)
+
+
+def test_it_is_what_the_step_does():
+    """Simulated next states, by a chi-square test at 1e-6."""
+    known = markov.kernel(queue, all_states())
+    start = {"jobs": jnp.asarray(5), "busy": jnp.asarray(1)}
+    run = jax.jit(jax.vmap(lambda k: dp.play(queue, k, policy=2)(start)["jobs"]["value"]))
+    drawn = np.bincount(np.asarray(run(jax.random.split(jax.random.key(0), 20_000))), minlength=13)
+    law = known.dense()[2, 5 + SIZE + 1].reshape(2, -1).sum(0)
+    kept = law * 20_000 > 5
+    rest = [drawn[~kept].sum()], [law[~kept].sum() * 20_000]
+    counts = np.append(drawn[kept], rest[0]), np.append(law[kept] * 20_000, rest[1])
+    assert stats.chisquare(*counts).pvalue > 1e-6
+
+
+def test_propensities_may_depend_on_the_state_and_parameters_are_arguments():
+    def step(x, rate):
+        a = dp.action("a", dist.Bernoulli(0.2 + 0.3 * x))
+        moved = numpyro.sample("moved", dist.Categorical(jnp.array([0.5, rate, 0.5 - rate])))
+        dp.reward("r", a * (moved == 1))
+        return dp.state("x", jnp.where(moved == 2, 1 - x, x))
+
+    known = markov.kernel(step, jnp.arange(2), 0.1)
+    np.testing.assert_allclose(known.propensity, [[0.8, 0.2], [0.5, 0.5]])
+    np.testing.assert_allclose(known.reward, [[0, 0], [0.1, 0.1]], atol=1e-15)
+    np.testing.assert_allclose(known.dense()[0], [[0.6, 0.4], [0.4, 0.6]])
+
+
+def test_sites_that_matter_through_others_only_and_narrow_windows():
+    """A mood that sets a rate, and a count of which no value near zero is likely."""
+
+    def step(busy):
+        mood = numpyro.sample("mood", dist.Bernoulli(0.25))
+        count = numpyro.sample("count", dist.Poisson(400.0 + 40.0 * mood))
+        dp.reward("r", dist.Normal(1.0 * dp.action("a", 2) * mood, 1.0))
+        return dp.state("busy", (count > 420).astype(int))
+
+    known = markov.kernel(step, jnp.arange(2))
+    busy = 0.75 * stats.poisson.sf(420, 400) + 0.25 * stats.poisson.sf(420, 440)
+    np.testing.assert_allclose(known.dense()[:, :, 1], busy, atol=1e-11)
+    np.testing.assert_allclose(known.reward, [[0, 0], [0.25, 0.25]], atol=1e-12)
+
+    def hidden(x):
+        mood = numpyro.sample("mood", dist.Bernoulli(0.25))
+        dp.reward("r", 1.0 * dp.action("a", 2))
+        return dp.state("x", dist.Bernoulli(0.1 + 0.6 * mood))
+
+    np.testing.assert_allclose(markov.kernel(hidden, jnp.arange(2)).dense()[0, 0], [0.75, 0.25])
+
+
+def many(x):
+    dp.reward("r", 1.0 * dp.action("a", 2))
+    return numpyro.sample("x", dist.Bernoulli(0.5).expand([2]).to_event(1))
+
+
+def drifting(x):
+    dp.reward("r", 1.0 * dp.action("a", 2))
+    return x + numpyro.sample("e", dist.Normal(0.0, 1.0))
+
+
+def leaving(x):
+    dp.reward("r", 1.0)
+    return x + dp.action("a", 2)
+
+
+def aimless(x):
+    dp.action("a", 2)
+    return x
+
+
+def another(x):
+    dp.reward("r", 1.0 * dp.action("a", 2))
+    return {"x": x}
+
+
+def undecided(x):
+    dp.reward("r", 1.0)
+    return x
+
+
+@pytest.mark.parametrize(
+    ("step", "states", "options", "message"),
+    [
+        (drifting, jnp.arange(2), {}, "site 'e': Normal has no finite support"),
+        (many, jnp.zeros((1, 2), int), {}, r"site 'x' has shape \(2,\)"),
+        (leaving, jnp.arange(2), {}, r"leads to state \[2.0\], which is not listed: from 1 with"),
+        (aimless, jnp.arange(2), {}, "no reward site"),
+        (undecided, jnp.arange(2), {}, "no action site"),
+        (another, jnp.arange(2), {}, "Return the next state in the form"),
+        (leaving, jnp.array([0, 1, 0]), {}, r"\[0.0\] is listed twice"),
+        (leaving, jnp.asarray(0), {}, "one leading axis"),
+        (leaving, jnp.arange(2), {"tail": 0.0}, "tail: expected a probability"),
+    ],
+)
+def test_misuse_says_what_to_do(step, states, options, message):
+    with pytest.raises(ValueError, match=message):
+        markov.kernel(step, states, **options)

@@ -1,0 +1,349 @@
+"""The exact law of one Markov step, by enumerating its finite sites."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+from numpyro import handlers
+
+from decisionppl._play import example_run
+from decisionppl._roles import role_of
+from decisionppl._space import action_space
+from decisionppl._structure import depends
+
+_MOST_ENTRIES = 50_000_000
+_ROUNDING = 4 * np.finfo(float).eps
+_WINDOWED = (dist.BinomialProbs, dist.BinomialLogits, dist.Poisson, dist.DiscreteUniform)
+
+
+class Kernel(NamedTuple):
+    """The law of one step of a finite Markov model, in double precision.
+
+    Transitions are listed, since most states lead to a few others only; no pair (arm, source,
+    target) is listed twice.
+
+    Attributes:
+        states: pytree with a leading axis [states].
+        actions: dict from action site to values [arms, ...].
+        arm, source, target: int [entries].
+        probability: [entries]; sums to one over the entries of each arm and source.
+        reward: expected reward less cost, [arms, states].
+        propensity: probability of each arm by the model's own law, [states, arms].
+        truncated: the largest probability that was left out of any law with an unbounded or a
+            long support, before its probabilities were scaled to sum to one.
+    """
+
+    states: Any
+    actions: dict[str, np.ndarray]
+    arm: np.ndarray
+    source: np.ndarray
+    target: np.ndarray
+    probability: np.ndarray
+    reward: np.ndarray
+    propensity: np.ndarray
+    truncated: float
+
+    @property
+    def num_states(self) -> int:
+        """Number of states."""
+        return self.reward.shape[1]
+
+    def dense(self) -> np.ndarray:
+        """Transition probabilities [arms, states, next states]."""
+        arms, states = self.reward.shape
+        table = np.zeros((arms, states, states))
+        table[self.arm, self.source, self.target] = self.probability
+        return table
+
+
+def kernel(step: Callable, states: Any, *args: Any, tail: float = 1e-12) -> Kernel:
+    r"""The exact law of one step, by enumerating its finite sites.
+
+    Every random site that the next state or the reward depends on must have a finite support, or
+    be Binomial or Poisson, of whose values those outside of an interval with probability at least
+    1 - `tail` (Bernstein's inequality) are left out where that saves any. The expectation of a
+    reward is used where nothing else depends on its value. Sites may depend on those before them.
+
+    Args:
+        step: `(state, *args) -> next state`, a model; all its random sites are drawn anew at each
+            step.
+        states: all states, a pytree of the structure of `state` with a leading axis [states].
+        *args: further arguments of the step, such as parameters.
+        tail: probability that may be left out of each Binomial and Poisson law.
+
+    Returns:
+        `Kernel`.
+
+    Raises:
+        ValueError: a site that cannot be enumerated, a next state that is not listed, a duplicated
+            state, or a model without reward or action.
+
+    Example:
+        >>> import jax.numpy as jnp, numpyro, numpyro.distributions as dist
+        >>> import decisionppl as dp
+        >>> from decisionppl.inference import markov
+        >>> def step(free):  # two units for rent; treated customers book more often
+        ...     treat = dp.action("treat", dist.Bernoulli(0.5), given=free)
+        ...     wants = numpyro.sample("wants", dist.Bernoulli(jnp.where(treat == 1, 0.6, 0.4)))
+        ...     booked = dp.reward("booked", wants * (free > 0))
+        ...     back = numpyro.sample("back", dist.Binomial(2 - free, 0.3))
+        ...     return dp.state("free", free - booked + back)
+        >>> known = markov.kernel(step, jnp.arange(3))
+        >>> known.dense()[1, 1].round(3).tolist()  # treated, one unit free
+        [0.42, 0.46, 0.12]
+        >>> known.reward[:, 1].tolist()
+        [0.4, 0.6]
+
+    References:
+        Puterman, Markov Decision Processes (1994), chapter 2, for the notation.
+    """
+    if not 0 < tail < 0.1:
+        raise ValueError(f"tail: expected a probability between 0 and 0.1, got {tail!r}.")
+    with jax.enable_x64(True):
+        return _kernel(step, _double(states), tuple(_double(a) for a in args), tail)
+
+
+def _double(tree: Any) -> Any:
+    """Arrays of 64 bits."""
+
+    def one(x: Any) -> Any:
+        x = jnp.asarray(x)
+        wide = jnp.int64 if jnp.issubdtype(x.dtype, jnp.integer) else jnp.float64
+        return x if x.dtype == bool else x.astype(wide)
+
+    return jax.tree.map(one, tree)
+
+
+def _kernel(step: Callable, states: Any, args: tuple, tail: float) -> Kernel:
+    index = _Index(states)
+    example = jax.tree.map(lambda x: x[0], states)
+    trace = example_run(step, (example, *args))
+    roles = {n: role_of(s) for n, s in trace.items()}
+    if "reward" not in roles.values():
+        raise ValueError(
+            f"the step has no reward site (its sites: {list(trace)}). Declare what is wanted with "
+            'dp.reward("name", value).'
+        )
+    choices = action_space(step, example, *args)
+    arms = len(next(iter(choices.values())))
+    run = partial(_run, step, args)
+    needed = _needed(run, trace, roles, example)
+
+    # one row per state, arm and combination of what has been enumerated so far
+    row = np.repeat(np.arange(index.count), arms)
+    arm = np.tile(np.arange(arms), index.count)
+    values: dict[str, Any] = {n: a[arm] for n, a in choices.items()}
+    weight, truncated = np.ones(len(row)), 0.0
+    at = lambda rows: jax.tree.map(lambda x: x[rows], states)  # noqa: E731
+    for name in needed:
+        grid, mass, lost = _enumerated(run, name, trace[name]["fn"], at(row), values, tail)
+        truncated = max(truncated, lost)
+        keep = mass > 0
+        if keep.sum() > _MOST_ENTRIES:
+            raise ValueError(
+                f"site {name!r}: {keep.sum()} combinations of states, actions and values of "
+                f"sites, more than {_MOST_ENTRIES}. Enumerate a smaller model, or simulate it."
+            )
+        parent = np.nonzero(keep)[0]
+        values = {n: v[parent] for n, v in values.items()}
+        values[name] = grid[keep]
+        weight, row, arm = weight[parent] * mass[keep], row[parent], arm[parent]
+
+    after, gain = jax.jit(jax.vmap(run(_consequences)))(at(row), values)
+    target = index.find(after, lambda i: _told(states, row[i], values, i))
+    reward = np.zeros((arms, index.count))
+    np.add.at(reward, (arm, row), weight * np.asarray(gain))
+    flat = (arm * index.count + row) * index.count + target
+    pairs, inverse = np.unique(flat, return_inverse=True)
+    probability = np.bincount(inverse, weights=weight)
+    source, arm = pairs // index.count % index.count, pairs // index.count**2
+    propensity = _propensity(run, states, choices, index.count, arms)
+    return Kernel(
+        jax.tree.map(np.asarray, states), {n: np.asarray(a) for n, a in choices.items()}, arm,
+        source, pairs % index.count, probability, reward, propensity, truncated,
+    )  # fmt: skip
+
+
+def _run(step: Callable, args: tuple, look: Callable) -> Callable:
+    """`(state, values) -> look(trace, next state)`, sites in `values` as given."""
+
+    def at(state: Any, values: Mapping[str, Any]) -> Any:
+        fixed = handlers.condition(handlers.seed(step, jax.random.key(0)), data=dict(values))
+        traced = handlers.trace(fixed)
+        after = traced(state, *args)
+        return look(traced.trace, after)
+
+    return at
+
+
+def _consequences(trace: Mapping[str, Any], after: Any) -> tuple:
+    """The next state, and expected rewards less costs."""
+    total: Any = 0.0
+    for site in trace.values():
+        role = role_of(site)
+        if role in ("reward", "cost"):
+            drawn = site["type"] == "sample" and not site["is_observed"]
+            value = site["fn"].mean if drawn else site["value"]
+            total = total + (1 if role == "reward" else -1) * jnp.sum(jnp.asarray(value, float))
+    return after, total
+
+
+def _needed(run: Callable, trace: Mapping, roles: Mapping, example: Any) -> list[str]:
+    """Random sites on which the next state or the expected reward depends, in program order."""
+    random = [n for n, s in trace.items() if s["type"] == "sample" and roles[n] != "action"]
+    actions = {n: trace[n]["value"] for n, role in roles.items() if role == "action"}
+    values = [jnp.asarray(trace[n]["value"]) for n in random]
+    needed: set[str] = set()
+
+    def outputs(needed: frozenset[str], *given: Any) -> Any:
+        def look(found: Mapping, after: Any) -> tuple:
+            laws = [jax.tree.leaves(found[n]["fn"]) for n in random if n in needed]
+            rewards = [
+                site["fn"].mean if n in random and n not in needed else site["value"]
+                for n, site in found.items() if roles[n] in ("reward", "cost")
+            ]  # fmt: skip
+            return after, rewards, laws
+
+        return run(look)(example, {**actions, **dict(zip(random, given, strict=True))})
+
+    while True:
+        # a new function each time: what JAX has traced once it does not trace again
+        now = partial(outputs, frozenset(needed))
+        more = {n for i, n in enumerate(random) if n not in needed and depends(now, i, *values)}
+        if not more:
+            return [n for n in random if n in needed]
+        needed |= more
+
+
+def _enumerated(
+    run: Callable, name: str, law: Any, state: Any, values: Mapping[str, Any], tail: float
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Values [rows, width] of a site, their probabilities, and the most that was left out."""
+    law = _core(law)
+    if jnp.shape(law.mean) != () or law.event_shape:
+        raise ValueError(
+            f"site {name!r} has shape {(*law.batch_shape, *law.event_shape)}: sites of several "
+            "numbers are not enumerated. Give each number a site of its own."
+        )
+    if isinstance(law, _WINDOWED):
+        low, high = jax.jit(jax.vmap(run(partial(_window, name, tail))))(state, values)
+        low = np.asarray(low)
+        width = int(np.max(np.asarray(high) - low)) + 1
+    elif law.has_enumerate_support:
+        low, width = np.zeros(len(next(iter(values.values()))), int), 0
+    else:
+        raise ValueError(
+            f"site {name!r}: {type(law).__name__} has no finite support, and the next state or the "
+            "reward depends on its value. Expected finite sites, Binomial or Poisson; or estimate "
+            "from simulated trajectories."
+        )
+
+    def look(low: Any, found: Mapping, after: Any) -> tuple:
+        fn = found[name]["fn"]
+        grid = low + jnp.arange(width) if width else fn.enumerate_support(expand=False)
+        inside = fn.support(grid)
+        first = jnp.argmax(inside)  # where there is no density, one that has is put in place
+        mass = jnp.exp(fn.log_prob(jnp.where(inside, grid, grid[first])))
+        return grid, jnp.where(inside, mass, 0.0)
+
+    def of_row(low: Any, state: Any, values: Any) -> tuple:
+        return run(partial(look, low))(state, values)
+
+    grid, mass = map(np.asarray, jax.jit(jax.vmap(of_row))(low, state, values))
+    # probabilities that NumPyro keeps away from zero and one by rounding
+    mass = np.where(mass <= _ROUNDING, 0.0, mass)
+    total = mass.sum(1)
+    return grid, mass / total[:, None], float(np.max(np.abs(1 - total), initial=0.0))
+
+
+def _core(law: Any) -> Any:
+    while isinstance(law, dist.MaskedDistribution | dist.ExpandedDistribution):
+        law = law.base_dist
+    return law
+
+
+def _window(name: str, tail: float, found: Mapping[str, Any], after: Any) -> tuple:
+    """The least and the largest value outside of which a law has at most `tail`."""
+    law = _core(found[name]["fn"])
+    if isinstance(law, dist.DiscreteUniform):
+        return jnp.asarray(law.low, int), jnp.asarray(law.high, int)
+    # Bernstein: P(|X - mean| >= t) <= 2 exp(-t^2 / 2 (variance + t / 3))
+    log = jnp.log(2 / tail)
+    reach = log / 3 + jnp.sqrt(log**2 / 9 + 2 * law.variance * log)
+    low = jnp.maximum(jnp.floor(law.mean - reach), 0).astype(int)
+    high = jnp.ceil(law.mean + reach).astype(int)
+    if isinstance(law, dist.BinomialProbs | dist.BinomialLogits):
+        high = jnp.minimum(high, jnp.asarray(law.total_count, int))
+    return low, jnp.maximum(high, low)
+
+
+def _propensity(
+    run: Callable, states: Any, choices: Mapping[str, Any], count: int, arms: int
+) -> np.ndarray:
+    """Probability of each arm by the laws of the action sites, [states, arms]."""
+
+    def look(found: Mapping, after: Any) -> Any:
+        return sum((jnp.sum(found[n]["fn"].log_prob(found[n]["value"])) for n in choices), 0.0)
+
+    rows = np.repeat(np.arange(count), arms)
+    actions = {n: a[np.tile(np.arange(arms), count)] for n, a in choices.items()}
+    log = jax.jit(jax.vmap(run(look)))(jax.tree.map(lambda x: x[rows], states), actions)
+    return np.exp(np.asarray(log)).reshape(count, arms)
+
+
+def _told(states: Any, source: int, values: Mapping[str, Any], i: int) -> str:
+    """A transition in words."""
+    given = {n: np.asarray(v[i]).tolist() for n, v in values.items()}
+    return f"from {jax.tree.map(lambda x: np.asarray(x[source]).tolist(), states)} with {given}"
+
+
+class _Index:
+    """Numbers of states, by value."""
+
+    def __init__(self, states: Any) -> None:
+        leaves = jax.tree.leaves(states)
+        counts = {len(x) for x in leaves if np.ndim(x)}
+        if len(counts) != 1 or not all(np.ndim(x) for x in leaves):
+            raise ValueError(
+                "states: expected all states, with one leading axis [states] for every part of a "
+                f"state; got shapes {[np.shape(x) for x in leaves]}."
+            )
+        self.structure = jax.tree.structure(states)
+        self.count = counts.pop()
+        self.table = self._rows(states)
+        self.order = np.lexsort(self.table.T[::-1])
+        ordered = self.table[self.order]
+        twice = np.nonzero((ordered[1:] == ordered[:-1]).all(1))[0]
+        if len(twice):
+            raise ValueError(f"states: {ordered[twice[0]].tolist()} is listed twice.")
+
+    def _rows(self, states: Any) -> np.ndarray:
+        parts = [np.asarray(x, float).reshape(len(x), -1) for x in jax.tree.leaves(states)]
+        return np.concatenate(parts, axis=1)
+
+    def find(self, states: Any, told: Callable[[int], str]) -> np.ndarray:
+        """The number of each state, [rows]."""
+        if jax.tree.structure(states) != self.structure:
+            raise ValueError(
+                f"the step returns {jax.tree.structure(states)}, a state is {self.structure}. "
+                "Return the next state in the form in which the state comes."
+            )
+        rows = self._rows(states)
+        both = np.concatenate([self.table, rows])
+        _, number = np.unique(both, axis=0, return_inverse=True)
+        number = number.reshape(-1)
+        place = np.full(number.max() + 1, -1)
+        place[number[: self.count]] = np.arange(self.count)
+        found = place[number[self.count :]]
+        missing = np.nonzero(found < 0)[0]
+        if len(missing):
+            i = int(missing[0])
+            raise ValueError(
+                f"the step leads to state {rows[i].tolist()}, which is not listed: {told(i)}. "
+                "List every state that can be reached."
+            )
+        return found

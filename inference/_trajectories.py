@@ -1,0 +1,237 @@
+"""Trajectories of Markov models: the model of a whole one, and many simulated ones."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpyro.distributions as dist
+from numpyro import handlers
+from numpyro.contrib.control_flow import scan
+
+from decisionppl._play import Same, as_key, example_run, play
+from decisionppl._roles import role_of
+
+
+class Trajectories(NamedTuple):
+    """Runs of a Markov model, simulated or logged.
+
+    A decision is made at each step, or several at once, one per unit (an action site in a plate).
+
+    Attributes:
+        state: pytree [runs, steps + 1, ...]: the state before each step, and after the last.
+        arm: which of the arms was taken, int [runs, steps] or [runs, steps, units].
+        propensity: the probability of each arm in the law that it was drawn from,
+            [runs, steps, arms] or [runs, steps, units, arms].
+        reward: rewards less costs, [runs, steps].
+        mask: bool [runs, steps], False where a run has no step.
+    """
+
+    state: Any
+    arm: jax.Array
+    propensity: jax.Array
+    reward: jax.Array
+    mask: jax.Array
+
+
+def chain(step: Callable, init: Any) -> Callable:
+    """The model of a trajectory: the step, again and again.
+
+    Args:
+        step: `(state, *args) -> next state`, a model; its sites are drawn anew at every step.
+        init: the first state, or a model `(*args) -> state` that draws it.
+
+    Returns:
+        A model `(num_steps, *args) -> last state`. Its sites are those of `step`, stacked along a
+        leading axis [steps]. `decisionppl.act` and conditioning reach them.
+
+    Raises:
+        ValueError: a next state of another structure, shape or kind of number than the state.
+
+    Example:
+        >>> import numpyro.distributions as dist
+        >>> import decisionppl as dp
+        >>> from decisionppl.inference import markov
+        >>> def walk(position):
+        ...     right = dp.action("right", dist.Bernoulli(0.5), given=position)
+        ...     dp.reward("gain", 1.0 * right)
+        ...     return dp.state("position", position + 2 * right - 1)
+        >>> trace = dp.play(markov.chain(walk, 0), 0, policy=1)(4)
+        >>> trace["position"]["value"].tolist()
+        [1, 2, 3, 4]
+    """
+
+    def model(num_steps: int, *args: Any) -> Any:
+        first = init(*args) if callable(init) else init
+        first = _like_next(step, first, args)
+        return scan(lambda s, _: (step(s, *args), None), first, None, length=num_steps)[0]
+
+    return model
+
+
+def rollout(
+    step: Callable,
+    init: Any,
+    num_steps: int,
+    *,
+    key: Any,
+    policy: Any = None,
+    num_runs: int = 1,
+    burn_in: int = 0,
+    args: tuple = (),
+) -> Trajectories:
+    """Simulate trajectories.
+
+    Every step of every run has a key of its own, which depends on `key` alone: calls that differ
+    in the policy share all other random numbers, so that their difference has little noise.
+
+    Args:
+        step: `(state, *args) -> next state`, a model with one action site.
+        init: the first state, or a model `(*args) -> state` that draws it.
+        num_steps: steps of each run.
+        key: PRNG key or int seed.
+        policy: what decides, see `decisionppl.act`. None keeps the logging law.
+        num_runs: how many runs, made together.
+        burn_in: steps before the first one that is kept.
+        args: further arguments of the step, such as parameters.
+
+    Returns:
+        `Trajectories`. Calls with the same step, init and sizes compile once.
+
+    Raises:
+        ValueError: no reward, no action site or several, or a next state unlike the state.
+
+    Example:
+        >>> import decisionppl as dp
+        >>> from decisionppl.inference import markov
+        >>> from decisionppl.testing import reference
+        >>> market = reference.rental_marketplace(10)
+        >>> runs = markov.rollout(market.model, 10, 1000, key=0, num_runs=4, burn_in=100)
+        >>> runs.state.shape, runs.propensity.shape
+        ((4, 1001), (4, 1000, 2))
+    """
+    for name, value, least in (
+        ("num_steps", num_steps, 1), ("num_runs", num_runs, 1), ("burn_in", burn_in, 0),
+    ):  # fmt: skip
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ValueError(f"{name}: expected an int of at least {least}, got {value!r}.")
+    sizes = (num_steps, num_runs, burn_in)
+    drawn = callable(init)
+    # laws and values are arrays that may change without compiling again; rules are programs
+    rule = callable(policy) and not isinstance(policy, dist.Distribution)
+    return _rollout(
+        Same(step), Same(init) if drawn else None, Same(policy) if rule else None, sizes,
+        as_key(key), None if drawn else init, None if rule else policy, args,
+    )  # fmt: skip
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _rollout(
+    step: Same, draw: Same | None, rule: Same | None, sizes: tuple[int, int, int],
+    key: jax.Array, first: Any, law: Any, args: tuple,
+) -> Trajectories:  # fmt: skip
+    num_steps, num_runs, burn_in = sizes
+    policy = law if rule is None else rule.value
+
+    def run(key: jax.Array) -> Trajectories:
+        begin, key = jax.random.split(key)
+        init = first if draw is None else handlers.seed(draw.value, begin)(*args)
+        state = _like_next(step.value, init, args)
+        site, values = _decision(step.value, state, args)
+
+        def forward(state: Any, t: jax.Array) -> tuple:
+            after, trace = _stepped(step.value, jax.random.fold_in(key, t), policy, state, args)
+            law = trace[site]["fn"]
+            arm = _number(trace[site]["value"], values)
+            kept = (state, arm, probabilities(law, values), net_reward(trace))
+            return after, kept
+
+        state = jax.lax.fori_loop(0, burn_in, lambda t, s: forward(s, t)[0], state)
+        last, kept = jax.lax.scan(forward, state, burn_in + jnp.arange(num_steps))
+        states = jax.tree.map(lambda x, y: jnp.concatenate([x, y[None]]), kept[0], last)
+        return Trajectories(states, *kept[1:], mask=jnp.ones(num_steps, bool))
+
+    return jax.vmap(run)(jax.random.split(key, num_runs))
+
+
+def _stepped(step: Callable, key: Any, policy: Any, state: Any, args: tuple) -> tuple:
+    """The next state, and the trace of the step."""
+    kept = []
+    trace = play(lambda *a: kept.append(step(*a)), key, policy=policy)(state, *args)
+    return kept[0], trace
+
+
+def net_reward(trace: Any) -> jax.Array:
+    """Rewards less costs of a step."""
+    total = jnp.zeros(())
+    for site in trace.values():
+        role = role_of(site)
+        if role in ("reward", "cost"):
+            total = total + (1 if role == "reward" else -1) * jnp.sum(site["value"])
+    return total
+
+
+def _decision(step: Callable, state: Any, args: tuple) -> tuple[str, jax.Array]:
+    """The action site, and its values [arms]."""
+    trace = example_run(step, (state, *args), at_mean=True, values=False)
+    found = [n for n, s in trace.items() if role_of(s) == "action"]
+    if len(found) != 1:
+        raise ValueError(
+            f"trajectories are of steps with one action site, this one has {found}. Make of "
+            "several decisions one site, over their combinations or in a plate."
+        )
+    if not any(role_of(s) == "reward" for s in trace.values()):
+        raise ValueError(
+            f"the step has no reward site (its sites: {list(trace)}). Declare what is wanted with "
+            'dp.reward("name", value).'
+        )
+    law = trace[found[0]]["fn"]
+    if not law.has_enumerate_support or law.event_shape:
+        raise ValueError(
+            f"action site {found[0]!r}: expected finitely many arms, got {type(law).__name__}."
+        )
+    with jax.ensure_compile_time_eval():
+        support = jnp.asarray(law.enumerate_support(expand=False))
+    return found[0], support.reshape(len(support))
+
+
+def _number(value: jax.Array, values: jax.Array) -> jax.Array:
+    """Which arm a value is."""
+    return jnp.argmax(value[..., None] == values, axis=-1)
+
+
+def probabilities(law: dist.Distribution, values: jax.Array) -> jax.Array:
+    """Probability of each value, [..., arms], also under laws that `act` has put in place."""
+    while isinstance(law, dist.MaskedDistribution):
+        law = law.base_dist
+    shape = (len(values), *(1 for _ in law.batch_shape))
+    return jnp.moveaxis(jnp.exp(law.log_prob(values.reshape(shape))), 0, -1)
+
+
+def _like_next(step: Callable, state: Any, args: tuple) -> Any:
+    """The state, in the dtypes that the step gives back: loops keep theirs."""
+
+    def after(state: Any) -> Any:
+        return handlers.seed(step, jax.random.key(0))(state, *args)
+
+    state = jax.tree.map(jnp.asarray, state)
+    then = jax.eval_shape(after, state)
+    if jax.tree.structure(then) != jax.tree.structure(state):
+        raise ValueError(
+            f"the step returns {jax.tree.structure(then)}, a state is "
+            f"{jax.tree.structure(state)}. Return the next state in the form in which the state "
+            "comes."
+        )
+
+    def one(x: jax.Array, y: Any) -> jax.Array:
+        real = jnp.issubdtype(x.dtype, jnp.floating) and not jnp.issubdtype(y.dtype, jnp.floating)
+        if x.shape != y.shape or real:
+            raise ValueError(
+                f"the step makes a state of {y.dtype}{list(y.shape)} from one of "
+                f"{x.dtype}{list(x.shape)}. Give a first state of the shape and the kind of "
+                "number that the step returns."
+            )
+        return x.astype(y.dtype)
+
+    return jax.tree.map(one, state, then)

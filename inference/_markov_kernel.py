@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 from numpyro import handlers
+from scipy import sparse
 
-from decisionppl._play import example_run
+from decisionppl._play import example_run, is_latent
 from decisionppl._roles import role_of
 from decisionppl._space import action_space
 from decisionppl._structure import depends
@@ -24,13 +25,15 @@ class Kernel(NamedTuple):
     """The law of one step of a finite Markov model, in double precision.
 
     Transitions are listed, since most states lead to a few others only; no pair (arm, source,
-    target) is listed twice.
+    target) is listed twice. With several worlds all fields of floats have a leading axis [draws].
 
     Attributes:
         states: pytree with a leading axis [states].
         actions: dict from action site to values [arms, ...].
         arm, source, target: int [entries].
         probability: [entries]; sums to one over the entries of each arm and source.
+        gain: reward less cost expected given the transition, [entries].
+        gain_variance: its variance given the transition, [entries].
         reward: expected reward less cost, [arms, states].
         propensity: probability of each arm by the model's own law, [states, arms].
         truncated: the largest probability that was left out of any law with an unbounded or a
@@ -43,6 +46,8 @@ class Kernel(NamedTuple):
     source: np.ndarray
     target: np.ndarray
     probability: np.ndarray
+    gain: np.ndarray
+    gain_variance: np.ndarray
     reward: np.ndarray
     propensity: np.ndarray
     truncated: float
@@ -50,17 +55,28 @@ class Kernel(NamedTuple):
     @property
     def num_states(self) -> int:
         """Number of states."""
-        return self.reward.shape[1]
+        return self.reward.shape[-1]
+
+    @property
+    def num_arms(self) -> int:
+        """Number of arms."""
+        return self.reward.shape[-2]
 
     def dense(self) -> np.ndarray:
-        """Transition probabilities [arms, states, next states]."""
-        arms, states = self.reward.shape
-        table = np.zeros((arms, states, states))
-        table[self.arm, self.source, self.target] = self.probability
+        """Transition probabilities [arms, states, next states], with draws before if there are."""
+        arms, states = self.reward.shape[-2:]
+        table = np.zeros((*self.probability.shape[:-1], arms, states, states))
+        table[..., self.arm, self.source, self.target] = self.probability
         return table
 
 
-def kernel(step: Callable, states: Any, *args: Any, tail: float = 1e-12) -> Kernel:
+def kernel(
+    step: Callable,
+    states: Any,
+    *args: Any,
+    world: Mapping[str, Any] | None = None,
+    tail: float = 1e-12,
+) -> Kernel:
     r"""The exact law of one step, by enumerating its finite sites.
 
     Every random site that the next state or the reward depends on must have a finite support, or
@@ -73,6 +89,8 @@ def kernel(step: Callable, states: Any, *args: Any, tail: float = 1e-12) -> Kern
             step.
         states: all states, a pytree of the structure of `state` with a leading axis [states].
         *args: further arguments of the step, such as parameters.
+        world: values of latent sites that are parameters: a dict from site to [draws, ...], as
+            engines sample them. All draws are evaluated in one program.
         tail: probability that may be left out of each Binomial and Poisson law.
 
     Returns:
@@ -104,7 +122,12 @@ def kernel(step: Callable, states: Any, *args: Any, tail: float = 1e-12) -> Kern
     if not 0 < tail < 0.1:
         raise ValueError(f"tail: expected a probability between 0 and 0.1, got {tail!r}.")
     with jax.enable_x64(True):
-        return _kernel(step, _double(states), tuple(_double(a) for a in args), tail)
+        given = {n: _double(v) for n, v in (world or {}).items()}
+        found = _kernel(step, _double(states), tuple(_double(a) for a in args), given, tail)
+    if world:
+        return found
+    drawn = ("probability", "gain", "gain_variance", "reward", "propensity")
+    return found._replace(**{n: getattr(found, n)[0] for n in drawn})
 
 
 def _double(tree: Any) -> Any:
@@ -118,10 +141,12 @@ def _double(tree: Any) -> Any:
     return jax.tree.map(one, tree)
 
 
-def _kernel(step: Callable, states: Any, args: tuple, tail: float) -> Kernel:
+def _kernel(step: Callable, states: Any, args: tuple, world: dict[str, Any], tail: float) -> Kernel:
     index = _Index(states)
     example = jax.tree.map(lambda x: x[0], states)
-    trace = example_run(step, (example, *args))
+    worlds, draws = _checked_worlds(step, world, (example, *args))
+    first = {n: v[0] for n, v in worlds.items()}
+    trace = example_run(step, (example, *args), data=first)
     roles = {n: role_of(s) for n, s in trace.items()}
     if "reward" not in roles.values():
         raise ValueError(
@@ -131,48 +156,92 @@ def _kernel(step: Callable, states: Any, args: tuple, tail: float) -> Kernel:
     choices = action_space(step, example, *args)
     arms = len(next(iter(choices.values())))
     run = partial(_run, step, args)
-    needed = _needed(run, trace, roles, example)
+    free = {n: s for n, s in trace.items() if n not in worlds}
+    needed = _needed(partial(run, first), free, roles, example)
 
     # one row per state, arm and combination of what has been enumerated so far
     row = np.repeat(np.arange(index.count), arms)
     arm = np.tile(np.arange(arms), index.count)
     values: dict[str, Any] = {n: a[arm] for n, a in choices.items()}
-    weight, truncated = np.ones(len(row)), 0.0
+    weight, truncated = np.ones((draws, len(row))), 0.0
     at = lambda rows: jax.tree.map(lambda x: x[rows], states)  # noqa: E731
+
+    def mapped(look: Callable, *given: Any) -> Any:
+        """A function of every row in every world, [draws, rows, ...]."""
+        by_row = jax.vmap(look, in_axes=(None, *(0 for _ in given)))
+        if not worlds:
+            return jax.tree.map(lambda x: np.asarray(x)[None], jax.jit(by_row)({}, *given))
+        both = jax.jit(jax.vmap(by_row, in_axes=(0, *(None for _ in given))))
+        return jax.tree.map(np.asarray, both(worlds, *given))
+
     for name in needed:
-        grid, mass, lost = _enumerated(run, name, trace[name]["fn"], at(row), values, tail)
+        grid, mass, lost = _enumerated(run, mapped, name, trace[name]["fn"], at(row), values, tail)
         truncated = max(truncated, lost)
-        keep = mass > 0
-        if keep.sum() > _MOST_ENTRIES:
+        keep = (mass > 0).any(0)
+        if keep.sum() * draws > _MOST_ENTRIES:
             raise ValueError(
-                f"site {name!r}: {keep.sum()} combinations of states, actions and values of "
-                f"sites, more than {_MOST_ENTRIES}. Enumerate a smaller model, or simulate it."
+                f"site {name!r}: {keep.sum() * draws} combinations of states, actions and values "
+                f"of sites, more than {_MOST_ENTRIES}. Enumerate a smaller model, or simulate it."
             )
         parent = np.nonzero(keep)[0]
         values = {n: v[parent] for n, v in values.items()}
         values[name] = grid[keep]
-        weight, row, arm = weight[parent] * mass[keep], row[parent], arm[parent]
+        weight, row, arm = weight[:, parent] * mass[:, keep], row[parent], arm[parent]
 
-    after, gain = jax.jit(jax.vmap(run(_consequences)))(at(row), values)
+    def last(world: Any, state: Any, values: Any) -> tuple:
+        return run(world, _consequences)(state, values)
+
+    after, gain, variance = mapped(last, at(row), values)
+    if any((np.asarray(x) != np.asarray(x)[:1]).any() for x in jax.tree.leaves(after)):
+        raise ValueError(
+            "the next state depends on the world other than through the laws of its sites: "
+            "expected states that are the same for every value of the parameters."
+        )
+    after = jax.tree.map(lambda x: x[0], after)
     target = index.find(after, lambda i: _told(states, row[i], values, i))
-    reward = np.zeros((arms, index.count))
-    np.add.at(reward, (arm, row), weight * np.asarray(gain))
     flat = (arm * index.count + row) * index.count + target
     pairs, inverse = np.unique(flat, return_inverse=True)
-    probability = np.bincount(inverse, weights=weight)
+    gather = sparse.csr_array(
+        (np.ones(len(flat)), (inverse, np.arange(len(flat)))), (len(pairs), len(flat))
+    )
+    probability, total, square = (
+        (gather @ (weight * x).T).T for x in (1.0, gain, gain**2 + variance)
+    )
+    divisor = np.where(probability > 0, probability, 1.0)
+    mean = total / divisor
     source, arm = pairs // index.count % index.count, pairs // index.count**2
-    propensity = _propensity(run, states, choices, index.count, arms)
+    reward = np.zeros((draws, arms, index.count))
+    np.add.at(reward, (slice(None), arm, source), total)  # pyright: ignore[reportArgumentType]
+    propensity = _propensity(run, mapped, states, choices, index.count, arms)
     return Kernel(
         jax.tree.map(np.asarray, states), {n: np.asarray(a) for n, a in choices.items()}, arm,
-        source, pairs % index.count, probability, reward, propensity, truncated,
+        source, pairs % index.count, probability, mean,
+        np.maximum(square / divisor - mean**2, 0.0), reward, propensity, truncated,
     )  # fmt: skip
 
 
-def _run(step: Callable, args: tuple, look: Callable) -> Callable:
-    """`(state, values) -> look(trace, next state)`, sites in `values` as given."""
+def _checked_worlds(step: Callable, world: dict[str, Any], args: tuple) -> tuple[dict, int]:
+    """Values of the latent sites, and how many draws there are of them."""
+    if not world:
+        return {}, 1
+    trace = example_run(step, args)
+    latent = [n for n, s in trace.items() if is_latent(s)]
+    worlds = {n: v for n, v in world.items() if n in latent}  # samplers return other sites too
+    counts = {n: jnp.shape(v)[:1] for n, v in worlds.items()}
+    if not worlds or () in counts.values() or len(set(counts.values())) != 1:
+        raise ValueError(
+            f"world: expected values [draws, ...] of some of the latent sites {latent}, got "
+            f"{ {n: jnp.shape(v) for n, v in world.items()} }."
+        )
+    return worlds, next(iter(counts.values()))[0]
+
+
+def _run(step: Callable, args: tuple, world: Mapping[str, Any], look: Callable) -> Callable:
+    """`(state, values) -> look(trace, next state)`, sites in `world` and `values` as given."""
 
     def at(state: Any, values: Mapping[str, Any]) -> Any:
-        fixed = handlers.condition(handlers.seed(step, jax.random.key(0)), data=dict(values))
+        given = {**world, **values}
+        fixed = handlers.condition(handlers.seed(step, jax.random.key(0)), data=given)
         traced = handlers.trace(fixed)
         after = traced(state, *args)
         return look(traced.trace, after)
@@ -181,15 +250,17 @@ def _run(step: Callable, args: tuple, look: Callable) -> Callable:
 
 
 def _consequences(trace: Mapping[str, Any], after: Any) -> tuple:
-    """The next state, and expected rewards less costs."""
+    """The next state, and mean and variance of rewards less costs."""
     total: Any = 0.0
+    variance: Any = 0.0
     for site in trace.values():
         role = role_of(site)
         if role in ("reward", "cost"):
             drawn = site["type"] == "sample" and not site["is_observed"]
             value = site["fn"].mean if drawn else site["value"]
             total = total + (1 if role == "reward" else -1) * jnp.sum(jnp.asarray(value, float))
-    return after, total
+            variance = variance + (jnp.sum(site["fn"].variance) if drawn else 0.0)
+    return after, total, jnp.asarray(variance, float)
 
 
 def _needed(run: Callable, trace: Mapping, roles: Mapping, example: Any) -> list[str]:
@@ -220,9 +291,10 @@ def _needed(run: Callable, trace: Mapping, roles: Mapping, example: Any) -> list
 
 
 def _enumerated(
-    run: Callable, name: str, law: Any, state: Any, values: Mapping[str, Any], tail: float
-) -> tuple[np.ndarray, np.ndarray, float]:
-    """Values [rows, width] of a site, their probabilities, and the most that was left out."""
+    run: Callable, mapped: Callable, name: str, law: Any, state: Any, values: Mapping[str, Any],
+    tail: float,
+) -> tuple[np.ndarray, np.ndarray, float]:  # fmt: skip
+    """Values [rows, width] of a site, their probabilities [draws, rows, width], what was left."""
     law = _core(law)
     if jnp.shape(law.mean) != () or law.event_shape:
         raise ValueError(
@@ -230,9 +302,13 @@ def _enumerated(
             "numbers are not enumerated. Give each number a site of its own."
         )
     if isinstance(law, _WINDOWED):
-        low, high = jax.jit(jax.vmap(run(partial(_window, name, tail))))(state, values)
-        low = np.asarray(low)
-        width = int(np.max(np.asarray(high) - low)) + 1
+
+        def ends(world: Any, state: Any, values: Any) -> tuple:
+            return run(world, partial(_window, name, tail))(state, values)
+
+        low, high = mapped(ends, state, values)
+        low = low.min(0)
+        width = int(np.max(high - low)) + 1
     elif law.has_enumerate_support:
         low, width = np.zeros(len(next(iter(values.values()))), int), 0
     else:
@@ -250,14 +326,14 @@ def _enumerated(
         mass = jnp.exp(fn.log_prob(jnp.where(inside, grid, grid[first])))
         return grid, jnp.where(inside, mass, 0.0)
 
-    def of_row(low: Any, state: Any, values: Any) -> tuple:
-        return run(partial(look, low))(state, values)
+    def of_row(world: Any, low: Any, state: Any, values: Any) -> tuple:
+        return run(world, partial(look, low))(state, values)
 
-    grid, mass = map(np.asarray, jax.jit(jax.vmap(of_row))(low, state, values))
+    grid, mass = mapped(of_row, low, state, values)
     # probabilities that NumPyro keeps away from zero and one by rounding
     mass = np.where(mass <= _ROUNDING, 0.0, mass)
-    total = mass.sum(1)
-    return grid, mass / total[:, None], float(np.max(np.abs(1 - total), initial=0.0))
+    total = mass.sum(-1)
+    return grid[0], mass / total[..., None], float(np.max(np.abs(1 - total), initial=0.0))
 
 
 def _core(law: Any) -> Any:
@@ -282,17 +358,20 @@ def _window(name: str, tail: float, found: Mapping[str, Any], after: Any) -> tup
 
 
 def _propensity(
-    run: Callable, states: Any, choices: Mapping[str, Any], count: int, arms: int
+    run: Callable, mapped: Callable, states: Any, choices: Mapping[str, Any], count: int, arms: int
 ) -> np.ndarray:
-    """Probability of each arm by the laws of the action sites, [states, arms]."""
+    """Probability of each arm by the laws of the action sites, [draws, states, arms]."""
 
     def look(found: Mapping, after: Any) -> Any:
         return sum((jnp.sum(found[n]["fn"].log_prob(found[n]["value"])) for n in choices), 0.0)
 
+    def of_row(world: Any, state: Any, actions: Any) -> Any:
+        return run(world, look)(state, actions)
+
     rows = np.repeat(np.arange(count), arms)
     actions = {n: a[np.tile(np.arange(arms), count)] for n, a in choices.items()}
-    log = jax.jit(jax.vmap(run(look)))(jax.tree.map(lambda x: x[rows], states), actions)
-    return np.exp(np.asarray(log)).reshape(count, arms)
+    log = mapped(of_row, jax.tree.map(lambda x: x[rows], states), actions)
+    return np.exp(log).reshape(-1, count, arms)
 
 
 def _told(states: Any, source: int, values: Mapping[str, Any], i: int) -> str:

@@ -111,51 +111,61 @@ def rollout(
         >>> runs.state.shape, runs.propensity.shape
         ((4, 1001), (4, 1000, 2))
     """
-    for name, value, least in (
-        ("num_steps", num_steps, 1), ("num_runs", num_runs, 1), ("burn_in", burn_in, 0),
-    ):  # fmt: skip
+    return simulate(step, init, (num_steps, num_runs, burn_in), key, policy, args, full=True)
+
+
+def simulate(
+    step: Callable, init: Any, sizes: tuple[int, int, int], key: Any, policy: Any, args: tuple, *,
+    full: bool,
+) -> Any:  # fmt: skip
+    """`Trajectories`, or only rewards less costs [runs, steps]; see `rollout`."""
+    for name, value, least in zip(("num_steps", "num_runs", "burn_in"), sizes, (1, 1, 0),
+                                  strict=True):  # fmt: skip
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise ValueError(f"{name}: expected an int of at least {least}, got {value!r}.")
-    sizes = (num_steps, num_runs, burn_in)
     drawn = callable(init)
     # laws and values are arrays that may change without compiling again; rules are programs
     rule = callable(policy) and not isinstance(policy, dist.Distribution)
     return _rollout(
-        Same(step), Same(init) if drawn else None, Same(policy) if rule else None, sizes,
+        Same(step), Same(init) if drawn else None, Same(policy) if rule else None, sizes, full,
         as_key(key), None if drawn else init, None if rule else policy, args,
     )  # fmt: skip
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2, 3))
+@partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
 def _rollout(
-    step: Same, draw: Same | None, rule: Same | None, sizes: tuple[int, int, int],
+    step: Same, draw: Same | None, rule: Same | None, sizes: tuple[int, int, int], full: bool,
     key: jax.Array, first: Any, law: Any, args: tuple,
-) -> Trajectories:  # fmt: skip
+) -> Any:  # fmt: skip
     num_steps, num_runs, burn_in = sizes
     policy = law if rule is None else rule.value
 
-    def run(key: jax.Array) -> Trajectories:
+    def run(key: jax.Array) -> Any:
         begin, key = jax.random.split(key)
         init = first if draw is None else handlers.seed(draw.value, begin)(*args)
         state = _like_next(step.value, init, args)
-        site, values = _decision(step.value, state, args)
+        site, values = decision(step.value, state, args)
 
         def forward(state: Any, t: jax.Array) -> tuple:
-            after, trace = _stepped(step.value, jax.random.fold_in(key, t), policy, state, args)
+            after, trace = stepped(step.value, jax.random.fold_in(key, t), policy, state, args)
+            reward = net_reward(trace)
+            if not full:
+                return after, reward
             law = trace[site]["fn"]
             arm = _number(trace[site]["value"], values)
-            kept = (state, arm, probabilities(law, values), net_reward(trace))
-            return after, kept
+            return after, (state, arm, probabilities(law, values), reward)
 
         state = jax.lax.fori_loop(0, burn_in, lambda t, s: forward(s, t)[0], state)
         last, kept = jax.lax.scan(forward, state, burn_in + jnp.arange(num_steps))
+        if not full:
+            return kept
         states = jax.tree.map(lambda x, y: jnp.concatenate([x, y[None]]), kept[0], last)
         return Trajectories(states, *kept[1:], mask=jnp.ones(num_steps, bool))
 
     return jax.vmap(run)(jax.random.split(key, num_runs))
 
 
-def _stepped(step: Callable, key: Any, policy: Any, state: Any, args: tuple) -> tuple:
+def stepped(step: Callable, key: Any, policy: Any, state: Any, args: tuple) -> tuple:
     """The next state, and the trace of the step."""
     kept = []
     trace = play(lambda *a: kept.append(step(*a)), key, policy=policy)(state, *args)
@@ -172,7 +182,7 @@ def net_reward(trace: Any) -> jax.Array:
     return total
 
 
-def _decision(step: Callable, state: Any, args: tuple) -> tuple[str, jax.Array]:
+def decision(step: Callable, state: Any, args: tuple) -> tuple[str, jax.Array]:
     """The action site, and its values [arms]."""
     trace = example_run(step, (state, *args), at_mean=True, values=False)
     found = [n for n, s in trace.items() if role_of(s) == "action"]
@@ -213,7 +223,8 @@ def _like_next(step: Callable, state: Any, args: tuple) -> Any:
     """The state, in the dtypes that the step gives back: loops keep theirs."""
 
     def after(state: Any) -> Any:
-        return handlers.seed(step, jax.random.key(0))(state, *args)
+        # whatever handles the trajectory must not see this run
+        return handlers.block(handlers.seed(step, jax.random.key(0)))(state, *args)
 
     state = jax.tree.map(jnp.asarray, state)
     then = jax.eval_shape(after, state)

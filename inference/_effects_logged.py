@@ -1,0 +1,444 @@
+"""Effects from trajectories of an experiment, simulated or logged."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+from decisionppl.inference._basis import Basis, make_basis
+from decisionppl.inference._effect import Effect, check_level
+from decisionppl.inference._intervals import (
+    PIECES,
+    Interval,
+    as_interval,
+    batch_means,
+    bootstrap_effect,
+    in_blocks,
+    influence_effect,
+    interval_without_key,
+    martingale,
+)
+from decisionppl.inference._trajectories import Trajectories
+from decisionppl.inference._value_estimates import (
+    bordered_system,
+    check_fit,
+    check_window,
+    closing,
+    lstd_sums,
+    solve,
+    traced,
+    window_sums,
+)
+
+
+class Steps(NamedTuple):
+    """Steps as estimators see them, each [runs, steps].
+
+    Attributes:
+        score: treated less control, each over its probability; summed over units.
+        inverse: (control, treated): 1 over the probability where that arm was taken, else 0.
+        chance: (control, treated): probabilities of the arms.
+        reward: rewards less costs.
+        ones: one, and zero where there is no step.
+    """
+
+    score: jax.Array
+    inverse: tuple[jax.Array, jax.Array]
+    chance: tuple[jax.Array, jax.Array]
+    reward: jax.Array
+    ones: jax.Array
+
+
+def read_steps(data: Trajectories, arms: tuple[int, int]) -> Steps:
+    """Scores and weights of the steps."""
+    by_arm = jnp.moveaxis(jnp.asarray(data.propensity), -1, 0)
+    chance = tuple(by_arm[a] for a in arms)
+    inverse = tuple(
+        jnp.where(data.arm == a, 1 / jnp.where(p > 0, p, 1.0), 0.0)
+        for a, p in zip(arms, chance, strict=True)
+    )
+    score = inverse[1] - inverse[0]
+    if score.ndim == 3:
+        score = score.sum(-1)
+    reward = jnp.asarray(data.reward, score.dtype)
+    ones = jnp.broadcast_to(data.mask, reward.shape).astype(score.dtype)
+    return Steps(score * ones, inverse, chance, reward * ones, ones)  # pyright: ignore
+
+
+def check_data(data: Any, arms: Any, *, units: bool = True) -> None:
+    """Refuse what cannot be estimated from, by name."""
+    if not isinstance(data, Trajectories):
+        raise TypeError(
+            f"expected Trajectories (markov.rollout, markov.from_table), got {type(data).__name__}."
+        )
+    shape, several = jnp.shape(data.reward), jnp.ndim(data.arm) == 3
+    count = jnp.shape(data.propensity)[-1]
+    expected = (*shape, *jnp.shape(data.arm)[2:], count)
+    if len(shape) != 2 or jnp.shape(data.propensity) != expected:
+        raise ValueError(
+            f"data: expected reward [runs, steps] and propensity {list(expected)}, got "
+            f"{list(shape)} and {list(jnp.shape(data.propensity))}."
+        )
+    from decisionppl.inference._effects_exact import check_arms
+
+    check_arms(arms, count)
+    if several and not units:
+        raise ValueError(
+            "data: several units are decided upon at each step, and this estimator asks for steps "
+            "on which all are treated or none. Use dq."
+        )
+    if any(isinstance(x, Tracer) for x in (data.propensity, data.mask)):
+        return
+    chance = np.asarray(data.propensity)[..., list(arms)]
+    mask = np.asarray(data.mask).reshape(shape + (1,) * (chance.ndim - 2))
+    wrong = ~(chance > 0) & mask
+    if wrong.any():
+        place = np.argwhere(wrong)[0].tolist()
+        raise ValueError(
+            f"propensity: arm {arms[place[-1]]} has probability {chance[tuple(place)]:g} in run "
+            f"{place[0]} at step {place[1]} ({int(wrong.any(-1).sum())} such decisions), and this "
+            "estimator divides by it. Every decision must be random; where the design decides "
+            "once for a stretch of time, let one step be one stretch."
+        )
+
+
+def naive(
+    data: Trajectories, *, arms: tuple[int, int] = (0, 1), interval: Interval | None = None,
+    level: float = 0.95,
+) -> Effect:  # fmt: skip
+    r"""Mean of rewards, weighted by one over the probability of what was done.
+
+    .. math:: \frac1T \sum_t \eta_t R_t, \quad \eta_t = 1\{a_t = 1\} / \pi(1 | s_t) -
+        1\{a_t = 0\} / \pi(0 | s_t).
+
+    It sees what a step earns, not what it leaves to later steps, so it is biased by interference.
+
+    Args:
+        data: `Trajectories`.
+        arms: (control, treated), by number.
+        interval: `effects.batch_means()` (default), `regeneration(state)`, `bootstrap(key)` or
+            `martingale()`.
+        level: of the interval.
+
+    Returns:
+        `Effect`.
+
+    Raises:
+        ValueError: a probability of zero, a bad setting.
+
+    Example:
+        >>> from decisionppl.inference import effects, markov
+        >>> from decisionppl.testing import reference
+        >>> chain = reference.two_state_mdp()
+        >>> runs = markov.rollout(chain.model, 0, 20_000, key=0)
+        >>> found = effects.naive(runs)
+        >>> bool(abs(found.estimate - chain.naive()) < 4 * found.stderr)
+        True
+    """
+    check_data(data, arms)
+    how, key = _setting(data, interval, batch_means(), level)
+    return _linear(data, key, (arms, how, level), "naive")
+
+
+def difference_in_means(
+    data: Trajectories, *, arms: tuple[int, int] = (0, 1), interval: Interval | None = None,
+    level: float = 0.95,
+) -> Effect:  # fmt: skip
+    """Weighted mean reward of treated less that of control decisions.
+
+    The same limit as `naive` with less noise; see there for arguments.
+    """
+    check_data(data, arms)
+    how, key = _setting(data, interval, batch_means(), level)
+    return _linear(data, key, (arms, how, level), "difference")
+
+
+def dq(
+    data: Trajectories, features: int | Callable | None = None, *,
+    arms: tuple[int, int] = (0, 1), value_trace: float = 0.0, score_trace: float = 0.0,
+    ridge: float = 0.0, interval: Interval | None = None, level: float = 0.95,
+) -> Effect:  # fmt: skip
+    r"""Differences-in-Q: what a treated step is worth more than a control step, later included.
+
+    .. math:: \frac1T \sum_t \eta_t (R_t + V(s_{t+1}) - V(s_t) - \bar R)
+
+    with :math:`\eta` as in `naive` and V the differential value under the experiment's law, fitted
+    by LSTD: :math:`\theta` solves :math:`\sum_t z_t (\phi_t - \phi_{t+1})^T \theta = \sum_t z_t
+    (R_t - \bar R)` with :math:`z_t = \phi_t + \lambda z_{t-1}`. The loop is closed: a transition
+    from the last state to the first is counted, without which a state that was left once and not
+    returned to makes the system all but singular.
+
+    Args:
+        data: `Trajectories`.
+        features: what V is linear in: n for states that are numbers from 0 to n - 1 (tabular); a
+            function from a state to a vector; None for states that are vectors. A constant need
+            not be among them.
+        arms: (control, treated), by number.
+        value_trace: :math:`\lambda` of LSTD, in [0, 1).
+        score_trace: weight with which scores of earlier steps count, in [0, 1): trades the bias of
+            a poor V for variance (DQ(lambda), generalised advantage estimation).
+        ridge: added to the diagonal of the system per step, in units of squared features of
+            scale one.
+        interval: default `martingale()` for tabular features without traces, else
+            `batch_means()`; see `naive`.
+        level: of the interval.
+
+    Returns:
+        `Effect`; diagnostics `mean_reward` (under the experiment) and with the bootstrap its
+        `replicates`.
+
+    Raises:
+        ValueError: a probability of zero, features that do not fit the states, a bad setting.
+
+    Example:
+        >>> from decisionppl.inference import effects, markov
+        >>> from decisionppl.testing import reference
+        >>> chain = reference.two_state_mdp()
+        >>> found = effects.dq(markov.rollout(chain.model, 0, 20_000, key=0), 2)
+        >>> bool(abs(found.estimate - chain.dq()) < 4 * found.stderr)
+        True
+
+    References:
+        Farias et al., arXiv 2206.02371 (Differences-in-Q); Farias et al., arXiv 2305.02542.
+    """
+    check_data(data, arms)
+    check_fit(value_trace, ridge, "value_trace")
+    check_fit(score_trace, ridge, "score_trace")
+    basis, _ = make_basis(data.state, features)
+    if value_trace and basis.is_table:
+        raise ValueError(
+            "value_trace: expected features that are vectors. Use features=value.one_hot(n)."
+        )
+    default = martingale() if basis.is_table and not score_trace else batch_means()
+    how, key = _setting(data, interval, default, level)
+    names, options = (basis.size, basis.gauge), (value_trace, score_trace, ridge)
+    return _dq(data, basis.values, key, (arms, how, level), names, options)
+
+
+def dq_monte_carlo(
+    data: Trajectories, window: int, *, arms: tuple[int, int] = (0, 1),
+    interval: Interval | None = None, level: float = 0.95,
+) -> Effect:  # fmt: skip
+    r"""Differences-in-Q without a value function: rewards of the next steps stand for it.
+
+    .. math:: \frac1T \sum_t \eta_t \sum_{k=0}^{L} (R_{t+k} - \bar R)
+
+    Its bias is what a decision does after more than L steps; its variance grows with L. The mean
+    reward is subtracted, without which the variance would be far larger still.
+
+    Args:
+        data: `Trajectories`.
+        window: L; 0 gives the naive estimate, centred.
+        arms, interval, level: see `naive`. Blocks should be much longer than the window.
+
+    Returns:
+        `Effect`.
+
+    Raises:
+        ValueError: a probability of zero, a bad setting.
+
+    Example:
+        >>> from decisionppl.inference import effects, markov
+        >>> from decisionppl.testing import reference
+        >>> runs = markov.rollout(reference.two_state_mdp().model, 0, 20_000, key=0)
+        >>> found = effects.dq_monte_carlo(runs, 10)
+        >>> bool(abs(found.estimate - 1.4167) < 4 * found.stderr)
+        True
+
+    References:
+        Johari, Peng and Xing, arXiv 2506.05308 (truncated policy gradient).
+    """
+    check_data(data, arms)
+    check_window(data, window)
+    how, key = _setting(data, interval, batch_means(), level)
+    return _linear(data, key, (arms, how, level), window)
+
+
+def off_policy(
+    data: Trajectories, features: int | Callable | None = None, *,
+    arms: tuple[int, int] = (0, 1), doubly_robust: bool = False, ridge: float = 0.0,
+    interval: Interval | None = None, level: float = 0.95,
+) -> Effect:  # fmt: skip
+    r"""Off-policy evaluation: the average reward of each arm, from the steps on which it was taken.
+
+    LSTD on the steps of arm a finds :math:`J_a` and :math:`V_a` together; the effect is
+    :math:`J_1 - J_0`. Without bias where features span the values, with a variance that may be
+    exponentially larger than that of `dq`.
+
+    Args:
+        data: `Trajectories`, one unit a step.
+        features, arms, ridge: see `dq`.
+        doubly_robust: correct :math:`J_a` by the weighted mean of :math:`\omega_a(s) 1\{a_t = a\}
+            (R + V_a(s') - V_a(s) - J_a) / \pi(a | s)`, with the ratio :math:`\omega_a` of
+            stationary laws fitted in the same features. With weights one and the experiment's V
+            this correction is Differences-in-Q.
+        interval: default `martingale()` for tabular features, else `batch_means()`; no bootstrap.
+        level: of the interval.
+
+    Returns:
+        `Effect`; diagnostics `control` and `treated`, the two average rewards.
+
+    Raises:
+        ValueError: a probability of zero, several units a step, a bad setting.
+
+    Example:
+        >>> from decisionppl.inference import effects, markov
+        >>> from decisionppl.testing import reference
+        >>> chain = reference.two_state_mdp()
+        >>> found = effects.off_policy(markov.rollout(chain.model, 0, 20_000, key=0), 2)
+        >>> bool(abs(found.estimate - chain.effect()) < 4 * found.stderr)
+        True
+    """
+    check_data(data, arms, units=False)
+    basis, _ = make_basis(data.state, features)
+    how, _ = _setting(data, interval, martingale() if basis.is_table else batch_means(), level)
+    if how.method == "bootstrap":
+        raise ValueError("interval: off_policy has no bootstrap. Use batch_means().")
+    names = (basis.size, basis.gauge)
+    return _off_policy(data, basis.values, (arms, how, level), names, doubly_robust, ridge)
+
+
+def _setting(
+    data: Trajectories, interval: Any, default: Interval, level: float
+) -> tuple[Interval, Any]:
+    """How intervals are made, without the key; and the key."""
+    how = as_interval(interval, default)
+    check_level(level)
+    state = jax.tree.leaves(data.state)[0]
+    if how.method == "regeneration" and jnp.ndim(state) != 2:
+        raise ValueError(
+            "interval: regeneration needs states that are numbers, got "
+            f"{state.dtype}{list(state.shape)}. Use batch_means()."
+        )
+    return interval_without_key(how), how.key
+
+
+def _combine(
+    moments: Callable, finish: Callable, data: Trajectories, ones: jax.Array, key: Any,
+    how: Interval, level: float,
+) -> Effect:  # fmt: skip
+    """An estimate made of sums over steps, with its interval.
+
+    Args:
+        moments: `(blocks, weights [blocks, length]) -> sums [blocks, ...]`, where `blocks` puts an
+            array [runs, steps, ...] in blocks.
+        finish: `sums -> (estimate, diagnostics)`.
+        data: the trajectories.
+        ones: see `Steps`.
+        key: for the bootstrap.
+        how: to make the interval.
+        level: of the interval.
+    """
+    if how.method == "bootstrap":
+        count = how.num_blocks * PIECES
+        pieces = moments(partial(in_blocks, num_blocks=count), in_blocks(ones, count))
+        return bootstrap_effect(finish, pieces, key, how.num_replicates, level)
+
+    def estimate(weights: jax.Array) -> tuple:
+        flat = lambda x: x.reshape(1, -1, *x.shape[2:])  # noqa: E731
+        return finish(jax.tree.map(lambda m: m[0], moments(flat, flat(weights))))
+
+    return influence_effect(estimate, ones, how, level, data.state)
+
+
+Asked = tuple[tuple[int, int], Interval, float]  # arms, interval, level
+
+
+@partial(jax.jit, static_argnums=(2, 3))
+def _linear(data: Trajectories, key: Any, asked: Asked, which: str | int) -> Effect:
+    """Estimates that need no value function."""
+    arms, how, level = asked
+    steps = read_steps(data, arms)
+    score = steps.score if isinstance(which, str) else window_sums(steps.score, which)
+    inverse = [x if x.ndim == 2 else x.mean(-1) for x in steps.inverse]
+
+    def moments(blocks: Callable, w: jax.Array) -> dict:
+        found = {"n": w, "reward": w * blocks(steps.reward)}
+        if which == "difference":
+            for name, x in zip(("control", "treated"), inverse, strict=True):
+                found[name] = w * blocks(x)
+                found[f"{name} reward"] = w * blocks(x * steps.reward)
+        else:
+            found |= {"score": w * blocks(score), "both": w * blocks(score * steps.reward)}
+        return {n: x.sum(1) for n, x in found.items()}
+
+    def finish(m: dict) -> tuple:
+        mean = m["reward"] / m["n"]
+        said = {"mean_reward": mean}
+        if which == "difference":
+            each = [m[f"{n} reward"] / m[n] for n in ("control", "treated")]
+            return each[1] - each[0], said
+        centre = 0.0 if which == "naive" else mean
+        return (m["both"] - centre * m["score"]) / m["n"], said
+
+    return _combine(moments, finish, data, steps.ones, key, how, level)
+
+
+@partial(jax.jit, static_argnums=(3, 4, 5))
+def _dq(
+    data: Trajectories, values: jax.Array, key: Any, asked: Asked, names: tuple,
+    options: tuple[float, float, float],
+) -> Effect:  # fmt: skip
+    arms, how, level = asked
+    basis, steps = Basis(values, *names), read_steps(data, arms)
+    value_trace, score_trace, ridge = options
+    score = traced(steps.score, score_trace)
+    now, later = values[:, :-1], values[:, 1:]
+    trace = now if not value_trace else traced(now, value_trace)
+    loop = closing(basis, data, trace)
+
+    def moments(blocks: Callable, w: jax.Array) -> dict:
+        def of_block(w: jax.Array, x: dict) -> dict:
+            here, next_, held = (basis._replace(values=x[n]) for n in ("now", "later", "trace"))
+            return {
+                **lstd_sums(here, next_, held, w, x["reward"]),
+                "c": next_.total(w * x["score"]) - here.total(w * x["score"]),
+                "both": w @ (x["score"] * x["reward"]), "score": w @ x["score"],
+            }  # fmt: skip
+
+        parts = {"now": now, "later": later, "trace": trace, "score": score,
+                 "reward": steps.reward}  # fmt: skip
+        return jax.vmap(of_block)(w, {n: blocks(x) for n, x in parts.items()})
+
+    def finish(m: dict) -> tuple:
+        weights, mean = solve(basis, m, loop, ridge)
+        total = m["both"] - mean * m["score"] + m["c"] @ weights
+        return total / m["n"], {"mean_reward": m["reward"] / m["n"]}
+
+    return _combine(moments, finish, data, steps.ones, key, how, level)
+
+
+@partial(jax.jit, static_argnums=(2, 3, 4, 5))
+def _off_policy(
+    data: Trajectories, values: jax.Array, asked: Asked, names: tuple, doubly_robust: bool,
+    ridge: float,
+) -> Effect:  # fmt: skip
+    arms, how, level = asked
+    basis, steps = Basis(values, *names), read_steps(data, arms)
+    flat = partial(basis.take, (steps.reward.size,))
+    here, later = flat(values[:, :-1]), flat(values[:, 1:])
+    reward = steps.reward.reshape(-1)
+    loop = closing(basis, data, values)
+
+    def estimate(ones: jax.Array) -> tuple[jax.Array, dict]:
+        each = []
+        for inverse in steps.inverse:
+            weight = (ones * inverse).reshape(-1)
+            # the loop is closed for each arm, as the chain would have gone on under either
+            sums = lstd_sums(here, later, here, weight, reward)
+            bordered, gauge = bordered_system(basis, sums, loop, ridge)
+            found = jnp.linalg.solve(bordered, sums["b"])
+            weights, mean = found.at[gauge].set(0.0), found[gauge]
+            if doubly_robust:
+                start = jnp.zeros(basis.size).at[gauge].set(weight.sum())
+                ratio = here.at(jnp.linalg.solve(bordered.T, start))
+                error = reward + later.at(weights) - here.at(weights) - mean
+                mean = mean + (weight * ratio) @ error / weight.sum()
+            each.append(mean)
+        return each[1] - each[0], {"control": each[0], "treated": each[1]}
+
+    return influence_effect(estimate, steps.ones, how, level, data.state)

@@ -1,0 +1,193 @@
+r"""Standard errors of estimates from dependent steps.
+
+Every estimate is a function of weights of the steps, all one. Its derivative in the weight of a
+step is that step's influence :math:`\psi_t` (the infinitesimal jackknife), found by one reverse
+pass; what remains is the variance of a sum of :math:`\psi_t`.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from scipy import stats
+
+from decisionppl._play import as_key
+from decisionppl.inference._effect import Effect, normal_interval
+
+PIECES = 4  # of which a moving block consists
+
+
+class Interval(NamedTuple):
+    """How the standard error of an estimate from dependent steps is found.
+
+    Made by `martingale`, `batch_means`, `regeneration` and `bootstrap`.
+    """
+
+    method: str
+    num_blocks: int = 50
+    num_replicates: int = 500
+    state: int | None = None
+    key: Any = None
+
+
+def martingale() -> Interval:
+    r"""Steps are taken to add nothing to each other's variance, :math:`\sum_t \psi_t^2`.
+
+    So it is, for long runs, in Differences-in-Q and off-policy evaluation by LSTD where the value
+    function is linear in the features; tabular features always are enough.
+    """
+    return Interval("martingale")
+
+
+def batch_means(num_blocks: int = 50) -> Interval:
+    """Sums of influence over long blocks of steps are taken to be independent.
+
+    Args:
+        num_blocks: of consecutive steps; runs are blocks where there are so many. Blocks should
+            be much longer than the chain remembers.
+
+    Raises:
+        ValueError: fewer than two blocks.
+    """
+    return Interval("batch_means", _blocks(num_blocks))
+
+
+def regeneration(state: int) -> Interval:
+    """Sums of influence between visits to one state are independent.
+
+    Args:
+        state: its number; best one that is often visited.
+    """
+    return Interval("regeneration", state=int(state))
+
+
+def bootstrap(key: Any, num_replicates: int = 500, num_blocks: int = 50) -> Interval:
+    """The moving-block bootstrap: blocks are drawn with replacement, and all is fitted anew.
+
+    Args:
+        key: PRNG key or int seed.
+        num_replicates: how often.
+        num_blocks: drawn in each replicate.
+
+    Raises:
+        ValueError: fewer than two blocks or replicates.
+    """
+    if (
+        isinstance(num_replicates, bool)
+        or not isinstance(num_replicates, int)
+        or num_replicates < 2
+    ):
+        raise ValueError(f"num_replicates: expected a whole number from 2, got {num_replicates!r}.")
+    return Interval("bootstrap", _blocks(num_blocks), num_replicates, key=as_key(key))
+
+
+def _blocks(count: Any) -> int:
+    if isinstance(count, bool) or not isinstance(count, int) or count < 2:
+        raise ValueError(f"num_blocks: expected a whole number from 2, got {count!r}.")
+    return count
+
+
+def as_interval(interval: Any, default: Interval) -> Interval:
+    """What was asked for, or the default."""
+    if interval is None:
+        return default
+    if not isinstance(interval, Interval):
+        raise ValueError(
+            "interval: expected effects.martingale(), batch_means(), regeneration(state), "
+            f"bootstrap(key) or None, got {interval!r}."
+        )
+    return interval
+
+
+def interval_without_key(how: Interval) -> Interval:
+    """What may be a static argument."""
+    return how._replace(key=None)
+
+
+def in_blocks(x: jax.Array, num_blocks: int) -> jax.Array:
+    """Steps [runs, steps] in blocks of consecutive steps of one run, [blocks, length].
+
+    Every run is a block where there are enough runs. What does not fill a block is padded with
+    zeros.
+    """
+    runs, steps = x.shape[:2]
+    each = min(max(1, -(-num_blocks // runs)), steps)
+    length = -(-steps // each)
+    padding = ((0, 0), (0, each * length - steps)) + ((0, 0),) * (x.ndim - 2)
+    return jnp.pad(x, padding).reshape(runs * each, length, *x.shape[2:])
+
+
+def influence_effect(
+    estimate: Callable, ones: jax.Array, how: Interval, level: float, state: Any
+) -> Effect:
+    """An estimate with its standard error, by the influence of steps.
+
+    Args:
+        estimate: `weights [runs, steps] -> (estimate, diagnostics)`.
+        ones: weights: one, and zero where there is no step.
+        how: to combine influences.
+        level: of the interval.
+        state: states of the runs, [runs, steps + 1, ...].
+    """
+    (found, diagnostics), influence = jax.value_and_grad(estimate, has_aux=True)(ones)
+    influence = influence * (ones > 0)
+    if how.method == "martingale":
+        variance, freedom = jnp.sum(influence**2), None
+    elif how.method == "batch_means":
+        sums = in_blocks(influence, how.num_blocks).sum(1)
+        blocks = len(sums)
+        variance = jnp.sum((sums - sums.mean()) ** 2) * blocks / (blocks - 1)
+        freedom = blocks - 1
+    else:
+        visits = jax.tree.leaves(state)[0][:, :-1] == how.state
+        cycle = jnp.cumsum(visits.ravel())
+        sums = jax.ops.segment_sum(influence.ravel(), cycle, visits.size + 1)
+        variance, freedom = jnp.sum(sums**2), None
+        diagnostics = {**diagnostics, "num_cycles": cycle[-1]}
+    stderr = jnp.sqrt(variance)
+    if freedom is None:
+        interval = normal_interval(found, stderr, level)
+    else:
+        half = float(stats.t.ppf((1 + level) / 2, freedom)) * stderr
+        interval = (found - half, found + half)
+    return Effect(found, stderr, interval, diagnostics)
+
+
+def bootstrap_effect(
+    finish: Callable, moments: Any, key: Any, num_replicates: int, level: float
+) -> Effect:
+    """An estimate with the interval of the moving-block bootstrap.
+
+    Args:
+        finish: `sums -> (estimate, diagnostics)`.
+        moments: what the estimate is made of, summed over pieces of blocks: leaves
+            [pieces, ...].
+        key: PRNG key or int seed.
+        num_replicates: how often blocks are drawn.
+        level: of the interval, whose ends are `2 estimate - quantile` ("basic" bootstrap).
+    """
+    count = len(jax.tree.leaves(moments)[0])
+    if count < 2 * PIECES:
+        raise ValueError(
+            f"bootstrap: expected at least {2 * PIECES} pieces of blocks, got {count}."
+        )
+    found, diagnostics = finish(jax.tree.map(lambda m: m.sum(0), moments))
+    draws = -(-count // PIECES)
+    shape = (num_replicates, draws)
+    start = jax.random.randint(as_key(key), shape, 0, count)  # round the end, so all weigh alike
+    piece = (start[..., None] + jnp.arange(PIECES)) % count
+    rows = jnp.broadcast_to(jnp.arange(num_replicates)[:, None, None], piece.shape)
+    often = jnp.zeros((num_replicates, count)).at[rows, piece].add(count / (draws * PIECES))
+
+    def resummed(m: jax.Array) -> jax.Array:
+        flat = m.reshape(count, -1)
+        return (often.astype(flat.dtype) @ flat).reshape(num_replicates, *m.shape[1:])
+
+    replicates = jax.vmap(lambda m: finish(m)[0])(jax.tree.map(resummed, moments))
+    stderr = jnp.std(replicates, ddof=1)
+    ends = jnp.quantile(replicates, jnp.array([(1 + level) / 2, (1 - level) / 2]))
+    return Effect(
+        found, stderr, (2 * found - ends[0], 2 * found - ends[1]),
+        {**diagnostics, "replicates": replicates},
+    )  # fmt: skip

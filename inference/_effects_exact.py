@@ -14,7 +14,7 @@ from decisionppl.inference._markov_chain import (
     make_chain,
     mixed,
     policy_table,
-    spectral_radius,
+    shrinkage,
 )
 from decisionppl.inference._markov_kernel import Kernel
 from decisionppl.inference.value import check_horizon, evaluate
@@ -32,8 +32,9 @@ class Taylor(NamedTuple):
             cumulative sums are the values of the arms to every order.
         effect: the exact effect, J of the treated arm less J of the control arm.
         bias: `estimate - effect`.
-        ratio: what the terms of each arm shrink by in the long run, [2] (the spectral radius of
-            the operator of the series); zero for a horizon, where the series ends.
+        ratio: what the terms of each arm shrink by in the long run, [2]: the spectral radius of
+            the operator of the series (for more than 400 states the rate of its terms); zero for
+            a horizon, where the series ends.
         radius: radius of convergence, [2], in steps from the logging law (0) to the arm (1):
             one over `ratio`.
         converges: whether both ratios are below one. If not, higher orders do harm.
@@ -196,7 +197,11 @@ def _series(
     found = terms(
         chain.weights, chain.resolve, lambda v: change @ v, chain.reward, reward, order, form
     )
-    return found, spectral_radius(lambda v: change @ chain.resolve(v), len(reward))
+    start = (
+        reward if form == "kernel" else reward - chain.reward + change @ chain.resolve(chain.reward)
+    )
+    apply = lambda v: change @ chain.resolve(v)  # noqa: E731
+    return found, shrinkage(apply, start, chain.weights)
 
 
 def _finite(
@@ -334,7 +339,8 @@ def asymptotics(
     differences:
 
     - "naive": :math:`\eta R + h(s') - h(s)` with h solving Poisson's equation for the reward
-      :math:`r_1 - r_0`; "difference in means": the same with :math:`R - J`;
+      :math:`r_1 - r_0`; "difference in means": the same with the mean reward of the arm
+      taken off R;
     - "dq": :math:`(\eta + \dot\omega(s)) \delta + \dot V(s') - \dot V(s)`, with
       :math:`\dot\omega = \rho (P_1 - P_0) Z / \rho` and :math:`\dot V = Z (A - \rho A)`, the
       derivatives of the stationary law and of V;
@@ -401,6 +407,7 @@ def asymptotics(
     advantage = treated - control + change @ worth
     naive, dq = law @ (treated - control), law @ advantage
     later = chain.resolve(treated - control - naive)
+    centre = inverse[0] * (law @ control) - inverse[1] * (law @ treated)
     with np.errstate(divide="ignore", invalid="ignore"):
         reweighted = [np.where(law > 0, x / law, 0.0) for x in (
             chain.resolve_row(law @ change), ends[0].weights, ends[1].weights)]  # fmt: skip
@@ -408,7 +415,7 @@ def asymptotics(
     scale = eta + reweighted[0][kernel.source]
     out = {
         "naive": found(naive, eta, moved(later) - naive),
-        "difference in means": found(naive, eta, -eta * level + moved(later) - naive),
+        "difference in means": found(naive, eta, centre + moved(later)),
         "dq": found(dq, scale, scale * (moved(worth) - level) + moved(bent) - dq),
     }
     scales, shifts = [], []

@@ -390,6 +390,11 @@ def _dq(
     now, later = values[:, :-1], values[:, 1:]
     trace = now if not value_trace else traced(now, value_trace)
     loop = closing(basis, data, trace)
+    if how.method == "martingale" and not value_trace:
+        flat = partial(basis.take, (score.size,))
+        parts = (flat(now), flat(later), score.ravel(), steps.reward.ravel())
+        run = partial(_dq_at_stationarity, basis, parts, loop, ridge)
+        return influence_effect(run, steps.ones, how, level, data.state)
 
     def moments(blocks: Callable, w: jax.Array) -> dict:
         def of_block(w: jax.Array, x: dict) -> dict:
@@ -410,6 +415,28 @@ def _dq(
         return total / m["n"], {"mean_reward": m["reward"] / m["n"]}
 
     return _combine(moments, finish, data, steps.ones, key, how, level)
+
+
+def _dq_at_stationarity(
+    basis: Basis, parts: tuple, loop: jax.Array, ridge: float, ones: jax.Array
+) -> tuple[jax.Array, dict]:
+    """Differences-in-Q under the stationary law of the fitted chain, as a function of weights.
+
+    That law is the share of steps in each state, since the loop is closed: the estimate is the
+    same. Its derivative is not. Steps in one direction only, in and out of a state, move the
+    stationary law, and with it the influences of steps become martingale differences.
+    """
+    here, later, score, reward = parts
+    weight = ones.ravel()
+    sums = lstd_sums(here, later, here, weight, reward)
+    bordered, gauge = bordered_system(basis, sums, loop, ridge)
+    found = jnp.linalg.solve(bordered, sums["b"])
+    weights, mean = found.at[gauge].set(0.0), found[gauge]
+    start = jnp.zeros(basis.size, found.dtype).at[gauge].set(sums["n"])
+    ratio = here.at(jnp.linalg.solve(bordered.T, start))
+    ratio = ratio / jax.lax.stop_gradient(ratio)  # one, but for its derivative
+    error = reward - mean + later.at(weights) - here.at(weights)
+    return weight @ (ratio * score * error) / sums["n"], {"mean_reward": mean}
 
 
 @partial(jax.jit, static_argnums=(2, 3, 4, 5))

@@ -15,11 +15,13 @@ import jax
 import numpy as np
 from scipy import sparse
 from scipy.sparse import csgraph
-from scipy.sparse.linalg import LinearOperator, eigs, splu
+from scipy.sparse.linalg import splu
 
 from decisionppl.inference._markov_kernel import Kernel
 
 _DENSE = 400  # up to here all eigenvalues are found
+_TERMS = 40  # from which the rate of a series is read
+_ROUNDING = 1e-12
 _FEW = 8  # states that an error names
 
 
@@ -161,7 +163,7 @@ def _stationary(
     The entry should be that of a state which is often visited, or the system is all but singular:
     it is found by the law of a chain that starts anew now and then.
     """
-    size = transition.shape[0]
+    size = len(recurrent)
     start = recurrent / recurrent.sum()
     renewal = 1e-4
     _, near = _factored((1 + renewal) * identity - transition)
@@ -220,11 +222,25 @@ def _named(states: Any, which: np.ndarray) -> str:
     return f"{'state' if len(shown) == 1 else 'states'} {', '.join(map(str, shown))}{more}"
 
 
-def spectral_radius(apply: Callable, size: int) -> float:
-    """Largest modulus of an eigenvalue of a linear map of [states] to itself."""
+def shrinkage(apply: Callable, start: np.ndarray, weights: np.ndarray) -> float:
+    """What the terms `weights @ apply^k(start)` of a series shrink by in the long run.
+
+    The spectral radius of the linear map [states] to itself; in chains of many states, where most
+    may be too rare to be seen in the terms, the rate of the terms themselves.
+    """
+    size = len(start)
     if size <= _DENSE:
         return float(np.abs(np.linalg.eigvals(apply(np.eye(size)))).max())
-    operator: Any = LinearOperator((size, size), matvec=apply, dtype=float)  # pyright: ignore
-    start = np.cos(np.arange(size))  # the same at every call
-    found = eigs(operator, k=1, which="LM", v0=start, return_eigenvectors=False, tol=1e-6)  # pyright: ignore
-    return float(np.abs(found).max())
+    now, log, logs = start, 0.0, []
+    for _ in range(_TERMS):
+        now = apply(now)
+        length = weights @ np.abs(now)
+        term = abs(weights @ now)
+        if not term > _ROUNDING * length:
+            break
+        logs.append(log + np.log(term))
+        now, log = now / length, log + np.log(length)
+    half = len(logs) // 2  # the first terms have not settled
+    if len(logs) < 4:
+        return 0.0
+    return float(np.exp((logs[-1] - logs[half]) / (len(logs) - 1 - half)))

@@ -11,6 +11,7 @@ import numpyro.distributions as dist
 from numpyro import handlers
 from scipy import sparse
 
+from decisionppl._constants import with_own_constants
 from decisionppl._play import example_run, is_latent
 from decisionppl._roles import role_of
 from decisionppl._space import action_space
@@ -123,11 +124,64 @@ def kernel(
         raise ValueError(f"tail: expected a probability between 0 and 0.1, got {tail!r}.")
     with jax.enable_x64(True):
         given = {n: _double(v) for n, v in (world or {}).items()}
-        found = _kernel(step, _double(states), tuple(_double(a) for a in args), given, tail)
+        own = with_own_constants(step)
+        found = _kernel(own, _double(states), tuple(_double(a) for a in args), given, tail)
     if world:
         return found
     drawn = ("probability", "gain", "gain_variance", "reward", "propensity")
     return found._replace(**{n: getattr(found, n)[0] for n in drawn})
+
+
+def tabular(transition: Any, reward: Any, propensity: Any = 0.5) -> Kernel:
+    """A kernel from arrays.
+
+    Args:
+        transition: probabilities [arms, states, next states].
+        reward: expected rewards [arms, states].
+        propensity: the experiment: the probability of arm 1 of two, or probabilities [arms] or
+            [states, arms].
+
+    Returns:
+        `Kernel` in which rewards do not vary; states are numbers from zero.
+
+    Raises:
+        ValueError: shapes that disagree, or rows that are no probabilities.
+
+    Example:
+        >>> from decisionppl.inference import effects, markov
+        >>> move = [[[0.9, 0.1], [0.2, 0.8]], [[0.6, 0.4], [0.5, 0.5]]]
+        >>> known = markov.tabular(move, [[0.0, 5.0], [1.0, 6.0]])
+        >>> round(effects.taylor(known).estimate, 8)
+        1.41666667
+    """
+    table, gain = np.asarray(transition, float), np.asarray(reward, float)
+    if table.ndim != 3 or table.shape[1] != table.shape[2] or gain.shape != table.shape[:2]:
+        raise ValueError(
+            "expected transition [arms, states, states] and reward [arms, states], got "
+            f"{list(table.shape)} and {list(gain.shape)}."
+        )
+    wrong = (table < 0).any(-1) | (np.abs(table.sum(-1) - 1) > 1e-6)
+    if wrong.any():
+        a, s = np.argwhere(wrong)[0].tolist()
+        raise ValueError(
+            f"transition: expected probabilities that sum to one, got {table[a, s].tolist()} for "
+            f"arm {a} in state {s}."
+        )
+    arms, states = gain.shape
+    law = np.asarray(propensity, float)
+    if law.ndim == 0 and arms == 2:
+        law = np.stack([1 - law, law])
+    if law.shape not in ((arms,), (states, arms)) or (law < 0).any():
+        raise ValueError(
+            f"propensity: expected a probability of arm 1 of two, [{arms}] or [{states}, {arms}], "
+            f"got {propensity!r}."
+        )
+    arm, source, target = np.nonzero(table)
+    return Kernel(
+        np.arange(states), {"arm": np.arange(arms)}, arm, source, target,
+        table[arm, source, target], gain[arm, source], np.zeros(len(arm)), gain,
+        np.broadcast_to(law, (states, arms)), 0.0,
+    )  # fmt: skip
 
 
 def _double(tree: Any) -> Any:

@@ -65,8 +65,8 @@ def rental_marketplace(
         unknown: make the four structural parameters latent: `event` [3], the probabilities
             :math:`(\alpha, \beta, 1 - \alpha - \beta)`, uniform over the simplex, and `utility`
             [2], :math:`v_a \sim \mathrm{LogNormal}(-1, 1)`. `arrival`, `v0`, `v1` and `idle` are
-            not used. A step is then one round of evidence about them. Trajectories need them
-            fixed, by a world or by `substitute`.
+            not used. A step is then one round of evidence about them. Trajectories and kernels are
+            of a step in which they are fixed, as in `two_state`.
 
     Returns:
         `MarkovModel`; sites `treat`, `booking`, `return`, `free`; starts with all units free.
@@ -98,7 +98,7 @@ def rental_marketplace(
         if unknown:
             arrive, back, _ = numpyro.sample("event", dist.Dirichlet(jnp.ones(3)))
             prior = dist.LogNormal(-1.0, 1.0).expand([2]).to_event(1)
-            utility = numpyro.sample("utility", prior)
+            utility = jnp.asarray(numpyro.sample("utility", prior))
         else:
             (arrive, back), utility = shares, jnp.asarray(known)
         treat = dp.action("treat", dist.Bernoulli(p), given=free)

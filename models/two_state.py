@@ -56,8 +56,9 @@ def two_state(
         p: probability of treatment under the logging policy.
         unknown: make the moving probabilities latent sites `up` [2] and `down` [2], uniform a
             priori; the parameters of those names are not used. A step is then one round of
-            evidence about them. Trajectories need them fixed, by a world or by `substitute`: a
-            trajectory of the step as it is would draw them anew at every step.
+            evidence about them. Trajectories and kernels are of a step in which they are fixed,
+            `handlers.block(handlers.substitute(step, world), hide=list(world))` with NumPyro's
+            handlers: they would be drawn anew at every step.
 
     Returns:
         `MarkovModel`; sites `treat`, `reward`, `state`; starts in state 0.
@@ -81,7 +82,7 @@ def two_state(
     def step(state: Any) -> Any:
         if unknown:
             prior = dist.Beta(1.0, 1.0).expand([2]).to_event(1)
-            rise, fall = numpyro.sample("up", prior), numpyro.sample("down", prior)
+            rise, fall = (jnp.asarray(numpyro.sample(name, prior)) for name in ("up", "down"))
         else:
             rise, fall = jnp.asarray(moving)
         treat = dp.action("treat", dist.Bernoulli(p), given=state)

@@ -96,7 +96,8 @@ def rental_marketplace(
 
     def step(free: Any) -> Any:
         if unknown:
-            arrive, back, _ = numpyro.sample("event", dist.Dirichlet(jnp.ones(3)))
+            event = jnp.asarray(numpyro.sample("event", dist.Dirichlet(jnp.ones(3))))
+            arrive, back = event[0], event[1]
             prior = dist.LogNormal(-1.0, 1.0).expand([2]).to_event(1)
             utility = jnp.asarray(numpyro.sample("utility", prior))
         else:

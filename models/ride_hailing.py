@@ -24,9 +24,15 @@ the other arm, so a comparison of treated with control requests is wrong: a ride
 higher price leaves a driver for others, and one who gets a driver from afar costs others more than
 a ride.
 
+The rate of requests is that at the last one, since gaps are short against the day.
+
 The defaults are round numbers of supply and demand: 100 drivers, trips of eight minutes on average,
-a request every four seconds. At p = 1/2 about three quarters of the fleet is busy, and four
-requests out of ten are accepted.
+a request every four seconds. At p = 1/2 about three quarters of the fleet are busy, and 45 % of the
+requests are accepted; the others find no driver near, or decline. Raising the price of all requests
+earns 0.680 more per request (standard error 0.005, 16 pairs of runs of two days with the same
+random numbers), and comparing treated with control requests says 0.429 (0.008), 37 % less.
+Widening the radius of all requests earns 0.12 (0.005), and the comparison says 0.60, five times as
+much.
 
 References:
     The effects of such experiments are the subject of Farias et al., arXiv 2206.02371, and Peng, Ye
@@ -156,7 +162,7 @@ def ride_hailing(
     radii = tuple(radius) if treatment == "dispatch" else (radius[0], radius[0])
 
     def init() -> City:
-        spread = dist.Categorical(jnp.full(zones, 1 / zones)).expand([count]).to_event(1)
+        spread = dist.CategoricalLogits(jnp.zeros(zones)).expand([count]).to_event(1)
         zone = numpyro.sample("at", spread)
         mean = float(travel.mean())
         left = numpyro.sample("left", dist.Uniform(-mean, mean).expand([count]).to_event(1))
@@ -168,8 +174,8 @@ def ride_hailing(
         clock = dp.state("clock", jnp.mod(city.clock + passed, period))
         busy = jnp.maximum(city.busy - passed, 0.0)
         lean = tide * jnp.sin(_angle(clock, period)) * jnp.asarray(outward, clock.dtype)
-        origin = numpyro.sample("origin", dist.Categorical(logits=lean))
-        destination = numpyro.sample("destination", dist.Categorical(logits=-lean))
+        origin = numpyro.sample("origin", dist.CategoricalLogits(lean))
+        destination = numpyro.sample("destination", dist.CategoricalLogits(-lean))
         now = Request(City(clock, city.zone, busy), origin, destination)
         treat = dp.action("treat", dist.Bernoulli(p), given=now)
 

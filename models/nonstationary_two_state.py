@@ -71,7 +71,9 @@ def nonstationary_two_state(
     seed: int = _PUBLISHED_SEED,
     p: float = 0.5,
 ) -> MarkovModel:
-    """The benchmark at one mixing coefficient; the published ones are linspace(.01, .99, 20).
+    """The benchmark at one mixing coefficient.
+
+    The published ones are linspace(.01, .99, 20), rounded to two decimals.
 
     Args:
         mixing: distance in total variation of the two states' laws, from 0 to 1.

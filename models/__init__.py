@@ -12,9 +12,13 @@ from typing import Any
 from decisionppl.models import (
     bandits,
     data_mixture,
+    nonstationary_two_state,
     potential_outcomes,
+    rental_marketplace,
+    ride_hailing,
     sequences,
     test_functions,
+    two_state,
 )
 from decisionppl.models._gallery import GALLERY, Entry, Problem, build
 
@@ -26,9 +30,13 @@ __all__ = [
     "build",
     "data_mixture",
     "neural",
+    "nonstationary_two_state",
     "potential_outcomes",
+    "rental_marketplace",
+    "ride_hailing",
     "sequences",
     "test_functions",
+    "two_state",
 ]
 
 

@@ -266,7 +266,8 @@ def off_policy(
     r"""Off-policy evaluation: the average reward of each arm, from the steps on which it was taken.
 
     LSTD on the steps of arm a finds :math:`J_a` and :math:`V_a` together; the effect is
-    :math:`J_1 - J_0`. Without bias where features span the values, with a variance that may be
+    :math:`J_1 - J_0`. Tabular, half a step is counted in every state as the experiment went on from
+    it, since a state from which an arm was never seen to lead away would trap it. Without bias where features span the values, with a variance that may be
     exponentially larger than that of `dq`.
 
     Args:
@@ -452,11 +453,15 @@ def _off_policy(
     loop = closing(basis, data, values)
 
     def estimate(ones: jax.Array) -> tuple[jax.Array, dict]:
-        each = []
+        each, pooled = [], lstd_sums(here, later, here, ones.ravel(), reward)
+        half = 0.5 / jnp.maximum(pooled["seen"], 1.0)
         for inverse in steps.inverse:
             weight = (ones * inverse).reshape(-1)
             # the loop is closed for each arm, as the chain would have gone on under either
             sums = lstd_sums(here, later, here, weight, reward)
+            if basis.is_table:  # half a step by the law of the experiment from every state seen
+                scaled = {"A": half[:, None], "f": half, "b": half, "seen": half}
+                sums |= {n: sums[n] + x * pooled[n] for n, x in scaled.items()}
             bordered, gauge = bordered_system(basis, sums, loop, ridge)
             found = jnp.linalg.solve(bordered, sums["b"])
             weights, mean = found.at[gauge].set(0.0), found[gauge]

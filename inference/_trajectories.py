@@ -203,10 +203,12 @@ def _number(value: jax.Array, values: jax.Array) -> jax.Array:
 
 def probabilities(law: dist.Distribution, values: jax.Array) -> jax.Array:
     """Probability of each value, [..., arms], also under laws that `act` has put in place."""
-    while isinstance(law, dist.MaskedDistribution):
+    batch = law.batch_shape
+    # in a plate the mask is below the expansion
+    while isinstance(law, dist.MaskedDistribution | dist.ExpandedDistribution):
         law = law.base_dist
-    shape = (len(values), *(1 for _ in law.batch_shape))
-    return jnp.moveaxis(jnp.exp(law.log_prob(values.reshape(shape))), 0, -1)
+    found = jnp.exp(law.log_prob(values.reshape(len(values), *(1 for _ in batch))))
+    return jnp.moveaxis(jnp.broadcast_to(found, (len(values), *batch)), 0, -1)
 
 
 def _like_next(step: Callable, state: Any, args: tuple) -> Any:

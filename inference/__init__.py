@@ -7,7 +7,7 @@ if not __name__.startswith("decisionppl."):
     )
 
 from decisionppl._inference import Inference, Rows, observe
-from decisionppl.inference import policies
+from decisionppl.inference import off_policy, policies
 from decisionppl.inference.autoregressive import autoregressive, impute
 from decisionppl.inference.conjugate import conjugate
 from decisionppl.inference.gaussian_process import gaussian_process
@@ -44,6 +44,7 @@ __all__ = [
     "minibatches",
     "nuts",
     "observe",
+    "off_policy",
     "policies",
     "posterior",
     "potential_outcomes",

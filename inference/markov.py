@@ -6,10 +6,12 @@ expected rewards :math:`r_a(s)`.
 
 - `chain`: the model of a whole trajectory, by NumPyro's `scan`.
 - `rollout`: many simulated trajectories, the same random numbers under every policy.
+- `from_table`: logged trajectories, from a table with one row per unit and time.
 - `kernel`: :math:`P_a`, :math:`r_a` and the logging law, read off the step by enumeration.
 """
 
 from decisionppl.inference._markov_kernel import Kernel, kernel
+from decisionppl.inference._tables import from_table
 from decisionppl.inference._trajectories import Trajectories, chain, rollout
 
-__all__ = ["Kernel", "Trajectories", "chain", "kernel", "rollout"]
+__all__ = ["Kernel", "Trajectories", "chain", "from_table", "kernel", "rollout"]

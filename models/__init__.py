@@ -10,6 +10,7 @@ import importlib
 from typing import Any
 
 from decisionppl.models import (
+    ad_load,
     bandits,
     data_mixture,
     potential_outcomes,
@@ -22,6 +23,7 @@ __all__ = [
     "GALLERY",
     "Entry",
     "Problem",
+    "ad_load",
     "bandits",
     "build",
     "data_mixture",

@@ -1,13 +1,12 @@
 """Trajectories from a table of logged decisions, one row per unit and time."""
 
-import difflib
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
+from decisionppl.inference._columns import Columns
 from decisionppl.inference._trajectories import Trajectories
 
 _ROUNDING = 0.01  # by which probabilities of all arms may miss one in total
@@ -93,7 +92,7 @@ def from_table(
             f"propensity and design: {what}. Give propensity=, the column with the probability of "
             "the action taken, or design=, such as 0.5 for a fair coin."
         )
-    columns = _Columns(table)
+    columns = Columns(table)
     features = [state] if isinstance(state, str) else list(state)
     x = [columns.numbers(name) for name in features]
     rewards = columns.numbers(reward)
@@ -124,85 +123,7 @@ def from_table(
     )
 
 
-class _Columns:
-    """Columns of a table of any make, as arrays [rows]."""
-
-    def __init__(self, table: Any) -> None:
-        if isinstance(table, Mapping):
-            names = list(table)
-        elif isinstance(table, np.ndarray) and table.dtype.names:
-            names = list(table.dtype.names)
-        else:  # pyarrow's `columns` are not names
-            found = getattr(table, "column_names", getattr(table, "columns", None))
-            if found is None or not hasattr(table, "__getitem__"):
-                raise TypeError(
-                    f"table: got {type(table).__name__}, expected a DataFrame, a dict of arrays or "
-                    "a structured array."
-                )
-            names = list(found)
-        self.table, self.names = table, names
-        self.rows = -1
-
-    def __call__(self, name: str) -> np.ndarray:
-        """The values of a column."""
-        if name not in self.names:
-            close = difflib.get_close_matches(str(name), [str(n) for n in self.names], 1)
-            hint = f" Did you mean {close[0]!r}?" if close else ""
-            raise ValueError(f"no column {name!r}; the table has {self.names}.{hint}")
-        column = self.table[name]
-        values = np.asarray(column.to_numpy() if hasattr(column, "to_numpy") else column)
-        if values.ndim != 1 or len(values) == 0:
-            raise ValueError(
-                f"column {name!r}: expected one value per row, got shape {list(values.shape)}."
-            )
-        if self.rows not in (-1, len(values)):
-            raise ValueError(
-                f"column {name!r} has {len(values)} rows, those before it have {self.rows}."
-            )
-        self.rows = len(values)
-        self._check(name, values)
-        return np.array(values.tolist()) if values.dtype == object else values
-
-    def _check(self, name: str, values: np.ndarray) -> None:
-        if values.dtype == object:
-            bad = np.frompyfunc(_is_missing, 1, 1)(values).astype(bool)
-        elif values.dtype.kind == "f":
-            bad = ~np.isfinite(values)
-        elif values.dtype.kind in "mM":
-            bad = np.isnat(values)
-        else:
-            return
-        self.refuse(name, values, bad, "a value", "Drop those rows, or fill them in.")
-
-    def numbers(self, name: str) -> np.ndarray:
-        """The values of a numeric column."""
-        values = self(name)
-        if values.dtype.kind not in "biuf":
-            raise ValueError(
-                f"column {name!r}: expected numbers, got {values.dtype} such as {values[0]!r} in "
-                "row 0. Convert it first."
-            )
-        return values.astype(float)
-
-    def refuse(
-        self, name: str, values: np.ndarray, bad: np.ndarray, expected: str, fix: str
-    ) -> None:
-        """Raise, naming the first row, if there are bad rows."""
-        if bad.any():
-            i = int(np.argmax(bad))
-            raise ValueError(
-                f"column {name!r}: got {values[i]!s} in row {i} ({int(bad.sum())} rows in all), "
-                f"expected {expected}. {fix}"
-            )
-
-
-def _is_missing(value: Any) -> bool:
-    if value is None or type(value).__name__ in ("NAType", "NaTType"):
-        return True
-    return isinstance(value, float) and not math.isfinite(value)
-
-
-def _arms(columns: _Columns, name: str, arms: Sequence[Any] | None) -> tuple[list, np.ndarray]:
+def _arms(columns: Columns, name: str, arms: Sequence[Any] | None) -> tuple[list, np.ndarray]:
     """The arms, and which of them each row took."""
     values = columns(name)
     if values.dtype.kind == "f":
@@ -233,7 +154,7 @@ def _arms(columns: _Columns, name: str, arms: Sequence[Any] | None) -> tuple[lis
     return found.tolist(), arm.astype(int)
 
 
-def _order(columns: _Columns, unit: str | None, time: str | None) -> _Order:
+def _order(columns: Columns, unit: str | None, time: str | None) -> _Order:
     units = np.zeros(columns.rows, int) if unit is None else columns(unit)
     times = np.arange(columns.rows) if time is None else columns(time)
     rows = np.lexsort((times, units))
@@ -266,7 +187,7 @@ def _check_steps(steps: np.ndarray, order: _Order, unit: str | None) -> None:
         )
 
 
-def _logged(columns: _Columns, propensity: Any, names: list, arm: np.ndarray) -> np.ndarray:
+def _logged(columns: Columns, propensity: Any, names: list, arm: np.ndarray) -> np.ndarray:
     """Probabilities of all arms [rows, arms], from one column or from one per arm."""
     count = len(names)
     if isinstance(propensity, str):

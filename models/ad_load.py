@@ -27,6 +27,7 @@ of any policy is a finite sum over :math:`4^d` users.
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -120,7 +121,7 @@ def ad_load(
             )
             phi = jnp.append(1.0, x)
             shares = jax.nn.softmax(tilt * x[0] * jnp.arange(len(ads)))
-            law = dist.Categorical(smallest + (1 - len(ads) * smallest) * shares)
+            law = dist.CategoricalProbs(smallest + (1 - len(ads) * smallest) * shares)
             a = dp.action("load", law, given=x)
             ell = jnp.asarray(ads)[a]
             dp.reward("revenue", dist.Normal(jnp.asarray(gain)[a] * revenue_weight @ phi, noise))
@@ -133,9 +134,9 @@ def ad_load(
     default = _parameters(num_features)
     users = _users(num_features)
 
-    def simulate(key: Any, num_rows: int, parameters: Mapping[str, Any] | None = None) -> dp.Rows:
-        user_key, key = jax.random.split(as_key(key))
-        world = default if parameters is None else dict(parameters)
+    @partial(jax.jit, static_argnums=1)
+    def draw(key: Any, num_rows: int, world: Mapping[str, Any]) -> tuple[jax.Array, dict]:
+        user_key, key = jax.random.split(key)
         k = jax.random.choice(user_key, 4, (num_rows, num_features), p=jnp.asarray(_CHANCES))
         x = jnp.asarray(_LEVELS)[k]
 
@@ -143,19 +144,25 @@ def ad_load(
             trace = play(nature, key, world=world)(x)
             return {n: trace[n]["value"] for n in ("load", "revenue", "engagement")}
 
-        sites = jax.vmap(row)(jax.random.split(key, num_rows), x)
+        return x, jax.vmap(row)(jax.random.split(key, num_rows), x)
+
+    def simulate(key: Any, num_rows: int, parameters: Mapping[str, Any] | None = None) -> dp.Rows:
+        x, sites = draw(as_key(key), num_rows, default if parameters is None else dict(parameters))
         return dp.Rows((x,), sites, jnp.ones(num_rows, bool))
 
     def truth(policy: Any, parameters: Mapping[str, Any] | None = None) -> jax.Array:
         world = default if parameters is None else dict(parameters)
-        x, chance = (jnp.asarray(part) for part in users)
 
-        def value(x: jax.Array) -> jax.Array:
+        def value(world: Any, x: jax.Array) -> jax.Array:
             law = play(nature, 0, policy=policy, world=world)(x)["load"]["fn"]
-            worth = dp.utility(nature, jax.tree.map(lambda v: v[None], world), key=0, args=(x,))[0]
-            return probabilities(law, jnp.arange(len(ads))) @ worth
+            worlds = jax.tree.map(lambda v: v[None], world)
+            candidates = {"load": jnp.arange(len(ads))}
+            worth = dp.utility(nature, worlds, candidates, key=0, args=(x,))[0]
+            return probabilities(law, candidates["load"]) @ worth
 
-        return chance @ jax.vmap(value)(x)
+        x, chance = (jnp.asarray(part) for part in users)
+        # as one program: operation by operation each would be compiled
+        return chance @ jax.jit(jax.vmap(value, (None, 0)))(world, x)
 
     return AdLoad(model, ads, default, users, simulate, truth)
 

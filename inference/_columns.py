@@ -33,7 +33,7 @@ class Columns:
             close = difflib.get_close_matches(str(name), [str(n) for n in self.names], 1)
             hint = f" Did you mean {close[0]!r}?" if close else ""
             raise ValueError(f"no column {name!r}; the table has {self.names}.{hint}")
-        column = self.table[name]
+        column: Any = self.table[name]
         values = np.asarray(column.to_numpy() if hasattr(column, "to_numpy") else column)
         if values.ndim != 1 or len(values) == 0:
             raise ValueError(
@@ -49,7 +49,7 @@ class Columns:
 
     def _check(self, name: str, values: np.ndarray) -> None:
         if values.dtype == object:
-            bad = np.frompyfunc(_is_missing, 1, 1)(values).astype(bool)
+            bad = np.asarray(np.frompyfunc(_is_missing, 1, 1)(values), bool)
         elif values.dtype.kind == "f":
             bad = ~np.isfinite(values)
         elif values.dtype.kind in "mM":

@@ -98,8 +98,8 @@ def check_rows(model: Callable, rows: Any, policies: tuple) -> list[str]:
             f"action site {missing[0]!r} is not in the rows: expected what was decided in each "
             f"row. Add sites[{missing[0]!r}] to dp.observe."
         )
-    for policy in policies:  # shapes and values are checked where they are known: not compiled
-        jax.eval_shape(lambda policy=policy: _laws(model, policy, args, sites))
+    for policy in policies:  # values are checked while they are known: compiled code gets shapes
+        jax.eval_shape(lambda *row, policy=policy: _laws(model, policy, *row), args, sites)
     return actions
 
 

@@ -10,9 +10,15 @@ import jax.numpy as jnp
 from decisionppl._inference import Inference, Rows
 from decisionppl._play import Same, example_run, play
 from decisionppl._roles import role_of
-from decisionppl._space import LARGEST_ENUMERATION, action_sites, action_space
+from decisionppl._space import action_sites, action_space
 from decisionppl._utility import split_utility
-from decisionppl.inference._logged_actions import Split, known, log_probability, split
+from decisionppl.inference._logged_actions import (
+    LARGEST_SUPPORT,
+    Split,
+    known,
+    log_probability,
+    split,
+)
 from decisionppl.inference.conjugate import conjugate
 from decisionppl.inference.laplace import laplace
 
@@ -68,7 +74,7 @@ def _listed(model: Callable, args: tuple) -> dict[str, jax.Array] | None:
     except (ValueError, NotImplementedError):
         return None
     count = len(next(iter(found.values())))
-    return found if count <= LARGEST_ENUMERATION // 100 else None
+    return found if count <= LARGEST_SUPPORT else None
 
 
 def default_engine(model: Callable, rows: Rows) -> Inference:

@@ -391,7 +391,7 @@ def never(x):
 
 
 def coin(x):
-    arm = dp.action("arm", dist.Bernoulli(jnp.where(x > 0, 0.5, 0.0)))
+    arm = dp.action("arm", dist.Bernoulli(jnp.where(x > 0, 0.5, 1.0)))
     dp.reward("y", dist.Normal(1.0 * arm, 1.0))
 
 
@@ -425,10 +425,10 @@ OFF = [1.0, -1.0, 1.0]
 WRONG = [
     (rows_of(never, OFF), dict(policy=1), "'arm': the policy plays actions that the logging law "
      "never takes, first in row 1 (1 rows in all)"),
-    (rows_of(coin, OFF), dict(policy=0, baseline=1), "first in row 1 (1 rows in all)"),
+    (rows_of(coin, OFF, arm=(0, 1, 1)), dict(policy=1, baseline=0), "first in row 1 (1 rows in"),
     (rows_of(never, OFF, arm=(0, 1, 1)), dict(policy=0), "taken in row 1 the "
      "probability 0.0 (1 rows in all)"),
-    (rows_of(coin, OFF, arm=(0, 1, 1)), dict(policy={}), "taken in row 1 the probability 0.0"),
+    (rows_of(coin, OFF), dict(policy={}), "taken in row 1 the probability 0.0"),
     (rows_of(broken, [-1.0, 1.0, 1.0]), dict(policy={}), "taken in row 0 the probability nan"),
     (rows_of(hidden), dict(policy=1), "one of ['m']. Log it in dp.observe"),
     (rows_of(unrewarded), dict(policy=1), "no reward site (its sites: ['arm', 'y'])"),

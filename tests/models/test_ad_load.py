@@ -6,7 +6,6 @@ import numpy as np
 import numpyro.distributions as dist
 import pytest
 
-from decisionppl import inference
 from decisionppl.models import ad_load
 
 ADS = np.array([1.0, 2.0, 4.0])
@@ -80,30 +79,6 @@ def test_logged_rounds_follow_the_law(problem):
     assert np.allclose(residual.std(), 2**0.5, rtol=0.03)
     everyone = np.unique(x, axis=0)
     assert len(everyone) == 64
-
-
-def test_the_model_is_linear_regression():
-    problem = ad_load.ad_load(1)
-    engine = inference.conjugate(problem.model, jnp.zeros(1))
-    rows = problem.simulate(0, 300)
-    belief = engine.update(jax.random.key(0), engine.init(jax.random.key(0)), rows)
-    x, load = np.asarray(rows.args[0]), np.asarray(rows.sites["load"])
-    phi = np.column_stack([np.ones(300), x])
-    gain, ell = np.log2(1 + ADS[load])[:, None], ADS[load][:, None]
-    zero = np.zeros_like(phi)
-    design = np.concatenate([
-        np.column_stack([gain * phi, zero, zero]), np.column_stack([zero, phi, -ell * phi]),
-    ])  # fmt: skip
-    y = np.concatenate([rows.sites["revenue"], rows.sites["engagement"]])
-    prior = np.zeros(6)
-    prior[[0, 2, 4]] = 1.0, 2.0, 0.4
-    precision = np.eye(6) / 0.25 + design.T @ design
-    mean = np.linalg.solve(precision, prior / 0.25 + design.T @ y).reshape(3, 2)
-    at = np.array([0.5])
-    r, s, c = mean @ np.append(1, at)
-    expected = np.log2(1 + ADS) * r + s - ADS * c
-    found = jax.jit(lambda b: engine.predict(b, None, (jnp.asarray(at, jnp.float32),)).mean)
-    assert np.allclose(found(belief), expected, atol=1e-3)
 
 
 def test_simulation_depends_on_its_key_and_parameters():

@@ -7,7 +7,7 @@ if not __name__.startswith("decisionppl."):
     )
 
 from decisionppl._inference import Inference, Rows, observe
-from decisionppl.inference import policies
+from decisionppl.inference import effects, markov, off_policy, policies, value
 from decisionppl.inference.autoregressive import autoregressive, impute
 from decisionppl.inference.conjugate import conjugate
 from decisionppl.inference.gaussian_process import gaussian_process
@@ -36,14 +36,17 @@ __all__ = [
     "autoregressive",
     "conjugate",
     "diagnostics",
+    "effects",
     "gaussian_process",
     "impute",
     "label",
     "laplace",
     "loss_gap",
+    "markov",
     "minibatches",
     "nuts",
     "observe",
+    "off_policy",
     "policies",
     "posterior",
     "potential_outcomes",
@@ -52,4 +55,5 @@ __all__ = [
     "svi",
     "train",
     "uncertainty",
+    "value",
 ]

@@ -56,8 +56,8 @@ def normal_interval(
         [0.02, 1.98]
     """
     check_level(level)
-    half = ndtri((1 + level) / 2) * jnp.asarray(stderr)
-    return estimate - half, estimate + half
+    centre, half = jnp.asarray(estimate), ndtri((1 + level) / 2) * jnp.asarray(stderr)
+    return centre - half, centre + half
 
 
 def mean_effect(scores: jax.Array, mask: jax.Array, level: float, diagnostics: dict) -> Effect:

@@ -258,7 +258,7 @@ def dq_monte_carlo(
     return _linear(data, key, (arms, how, level), window)
 
 
-def off_policy(
+def off_policy_lstd(
     data: Trajectories, features: int | Callable | None = None, *,
     arms: tuple[int, int] = (0, 1), doubly_robust: bool = False, ridge: float = 0.0,
     interval: Interval | None = None, level: float = 0.95,
@@ -266,9 +266,10 @@ def off_policy(
     r"""Off-policy evaluation: the average reward of each arm, from the steps on which it was taken.
 
     LSTD on the steps of arm a finds :math:`J_a` and :math:`V_a` together; the effect is
-    :math:`J_1 - J_0`. Tabular, half a step is counted in every state as the experiment went on from
-    it, since a state from which an arm was never seen to lead away would trap it. Without bias where features span the values, with a variance that may be
-    exponentially larger than that of `dq`.
+    :math:`J_1 - J_0`. Tabular, half a step is counted in every state as the experiment went on
+    from it, since a state from which an arm was never seen to lead away would trap the chain.
+    Without bias where features span the values, with a variance that may be exponentially larger
+    than that of `dq`.
 
     Args:
         data: `Trajectories`, one unit a step.
@@ -290,7 +291,7 @@ def off_policy(
         >>> from decisionppl.inference import effects, markov
         >>> from decisionppl.testing import reference
         >>> chain = reference.two_state_mdp()
-        >>> found = effects.off_policy(markov.rollout(chain.model, 0, 20_000, key=0), 2)
+        >>> found = effects.off_policy_lstd(markov.rollout(chain.model, 0, 20_000, key=0), 2)
         >>> bool(abs(found.estimate - chain.effect()) < 4 * found.stderr)
         True
     """
@@ -298,7 +299,7 @@ def off_policy(
     basis, _ = make_basis(data.state, features)
     how, _ = _setting(data, interval, martingale() if basis.is_table else batch_means(), level)
     if how.method == "bootstrap":
-        raise ValueError("interval: off_policy has no bootstrap. Use batch_means().")
+        raise ValueError("interval: off_policy_lstd has no bootstrap. Use batch_means().")
     names = (basis.size, basis.gauge)
     return _off_policy(data, basis.values, (arms, how, level), names, doubly_robust, ridge)
 
@@ -435,7 +436,8 @@ def _dq_at_stationarity(
     weights, mean = found.at[gauge].set(0.0), found[gauge]
     start = jnp.zeros(basis.size, found.dtype).at[gauge].set(sums["n"])
     ratio = here.at(jnp.linalg.solve(bordered.T, start))
-    ratio = ratio / jax.lax.stop_gradient(ratio)  # one, but for its derivative
+    level = jax.lax.stop_gradient(ratio)
+    ratio = ratio / jnp.where(level != 0, level, 1.0)  # one, but for its derivative
     error = reward - mean + later.at(weights) - here.at(weights)
     return weight @ (ratio * score * error) / sums["n"], {"mean_reward": mean}
 

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from decisionppl._play import Same, as_key, play
+from decisionppl._play import Same, as_key
 from decisionppl.inference._basis import Basis, make_basis
 from decisionppl.inference._effect import Effect, check_level
 from decisionppl.inference._effects_logged import check_data
@@ -18,7 +18,13 @@ from decisionppl.inference._intervals import (
     influence_effect,
     interval_without_key,
 )
-from decisionppl.inference._trajectories import Trajectories, decision, net_reward, simulate
+from decisionppl.inference._trajectories import (
+    Trajectories,
+    decision,
+    net_reward,
+    simulate,
+    stepped,
+)
 from decisionppl.inference._value_estimates import check_fit, closing, lstd_sums, solve
 
 
@@ -31,6 +37,7 @@ def simulated(
     num_runs: int = 1,
     burn_in: int = 0,
     args: tuple = (),
+    world: Mapping[str, Any] | None = None,
     arms: tuple[int, int] = (0, 1),
     interval: Interval | None = None,
     level: float = 0.95,
@@ -44,7 +51,7 @@ def simulated(
         key: PRNG key or int seed.
         num_runs: how many pairs of runs.
         burn_in: steps before the first one that counts.
-        args: further arguments of the step.
+        args, world: see `markov.rollout`.
         arms: (control, treated), by number.
         interval: default `effects.batch_means()`, over runs if there are so many.
         level: of the interval.
@@ -70,7 +77,7 @@ def simulated(
     values = _arm_values(step, init, args, arms)
     sizes = (num_steps, num_runs, burn_in)
     control, treated = (
-        simulate(step, init, sizes, key, value, args, full=False) for value in values
+        simulate(step, init, sizes, key, value, args, world, full=False) for value in values
     )
 
     def estimate(weights: jax.Array) -> tuple:
@@ -91,6 +98,7 @@ def forked(
     horizon: int = 1,
     exogenous: Mapping[str, Any] | None = None,
     args: tuple = (),
+    world: Mapping[str, Any] | None = None,
     arms: tuple[int, int] = (0, 1),
     ridge: float = 0.0,
     interval: Interval | None = None,
@@ -116,7 +124,7 @@ def forked(
         horizon: steps of each fork, H.
         exogenous: dict from site to logged values [runs, steps, ...], replayed in the forks: of
             sites on which decisions have no influence. Other sites are drawn.
-        args: further arguments of the step.
+        args, world: see `markov.rollout`.
         arms, ridge: see `dq`.
         interval: default `effects.batch_means()`; see `naive`. No bootstrap.
         level: of the interval.
@@ -160,7 +168,7 @@ def forked(
     asked = (tuple(arms), how, level, horizon, ridge)
     names = (basis.size, basis.gauge)
     return _forked(Same(step), given, names, asked, data, basis.values, scale, replayed,
-                   as_key(key), args)  # fmt: skip
+                   as_key(key), args, dict(world or {}))  # fmt: skip
 
 
 def _arm_values(step: Callable, init: Any, args: tuple, arms: tuple[int, int]) -> list:
@@ -177,7 +185,7 @@ def _arm_values(step: Callable, init: Any, args: tuple, arms: tuple[int, int]) -
 @partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def _forked(
     step: Same, given: Any, names: tuple, asked: tuple, data: Trajectories, values: jax.Array,
-    scale: Any, replayed: dict, key: jax.Array, args: tuple,
+    scale: Any, replayed: dict, key: jax.Array, args: tuple, world: dict,
 ) -> Effect:  # fmt: skip
     arms, how, level, horizon, ridge = asked
     basis = Basis(values, *names)
@@ -195,10 +203,9 @@ def _forked(
     def fork(key: jax.Array, state: Any, run: jax.Array, t: jax.Array, arm: Any) -> tuple:
         def forward(state: Any, k: jax.Array, policy: Any = None) -> tuple:
             logged = {n: v[run, t + k] for n, v in replayed.items()}
-            kept = []
-            model = lambda *a: kept.append(step.value(*a))  # noqa: E731
-            trace = play(model, jax.random.fold_in(key, k), policy, data=logged)(state, *args)
-            return kept[0], net_reward(trace)
+            now = jax.random.fold_in(key, k)
+            after, trace = stepped(step.value, now, policy, world, state, args, logged)
+            return after, net_reward(trace)
 
         state, reward = forward(state, jnp.asarray(0), arm)
         state, later = jax.lax.scan(forward, state, jnp.arange(1, horizon))

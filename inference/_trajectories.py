@@ -1,6 +1,6 @@
 """Trajectories of Markov models: the model of a whole one, and many simulated ones."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -80,6 +80,7 @@ def rollout(
     num_runs: int = 1,
     burn_in: int = 0,
     args: tuple = (),
+    world: Mapping[str, Any] | None = None,
 ) -> Trajectories:
     """Simulate trajectories.
 
@@ -95,6 +96,8 @@ def rollout(
         num_runs: how many runs, made together.
         burn_in: steps before the first one that is kept.
         args: further arguments of the step, such as parameters.
+        world: values of latent sites that are parameters, one for all steps and runs, see
+            `decisionppl.play`. Latent sites that are not named are drawn anew at every step.
 
     Returns:
         `Trajectories`. Calls with the same step, init and sizes compile once.
@@ -111,31 +114,37 @@ def rollout(
         >>> runs.state.shape, runs.propensity.shape
         ((4, 1001), (4, 1000, 2))
     """
-    return simulate(step, init, (num_steps, num_runs, burn_in), key, policy, args, full=True)
+    sizes = (num_steps, num_runs, burn_in)
+    return simulate(step, init, sizes, key, policy, args, world, full=True)
 
 
 def simulate(
-    step: Callable, init: Any, sizes: tuple[int, int, int], key: Any, policy: Any, args: tuple, *,
-    full: bool,
+    step: Callable, init: Any, sizes: tuple[int, int, int], key: Any, policy: Any, args: tuple,
+    world: Mapping[str, Any] | None, *, full: bool,
 ) -> Any:  # fmt: skip
     """`Trajectories`, or only rewards less costs [runs, steps]; see `rollout`."""
     for name, value, least in zip(("num_steps", "num_runs", "burn_in"), sizes, (1, 1, 0),
                                   strict=True):  # fmt: skip
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise ValueError(f"{name}: expected an int of at least {least}, got {value!r}.")
-    drawn = callable(init)
+    drawn, named = callable(init), None
+    if isinstance(policy, Mapping):
+        if len(policy) != 1:
+            raise ValueError(f"policy: expected one action site, got {sorted(policy)}.")
+        ((named, policy),) = policy.items()
     # laws and values are arrays that may change without compiling again; rules are programs
     rule = callable(policy) and not isinstance(policy, dist.Distribution)
     return _rollout(
         Same(step), Same(init) if drawn else None, Same(policy) if rule else None, sizes, full,
-        as_key(key), None if drawn else init, None if rule else policy, args,
+        named, as_key(key), None if drawn else init, None if rule else policy, args,
+        dict(world or {}),
     )  # fmt: skip
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
+@partial(jax.jit, static_argnums=(0, 1, 2, 3, 4, 5))
 def _rollout(
     step: Same, draw: Same | None, rule: Same | None, sizes: tuple[int, int, int], full: bool,
-    key: jax.Array, first: Any, law: Any, args: tuple,
+    named: str | None, key: jax.Array, first: Any, law: Any, args: tuple, world: dict,
 ) -> Any:  # fmt: skip
     num_steps, num_runs, burn_in = sizes
     policy = law if rule is None else rule.value
@@ -145,9 +154,12 @@ def _rollout(
         init = first if draw is None else handlers.seed(draw.value, begin)(*args)
         state = _like_next(step.value, init, args)
         site, values = decision(step.value, state, args)
+        if named not in (None, site):
+            raise ValueError(f"policy: names {named!r}, the action site of the step is {site!r}.")
 
         def forward(state: Any, t: jax.Array) -> tuple:
-            after, trace = stepped(step.value, jax.random.fold_in(key, t), policy, state, args)
+            now = jax.random.fold_in(key, t)
+            after, trace = stepped(step.value, now, policy, world, state, args)
             reward = net_reward(trace)
             if not full:
                 return after, reward
@@ -165,10 +177,14 @@ def _rollout(
     return jax.vmap(run)(jax.random.split(key, num_runs))
 
 
-def stepped(step: Callable, key: Any, policy: Any, state: Any, args: tuple) -> tuple:
+def stepped(
+    step: Callable, key: Any, policy: Any, world: dict, state: Any, args: tuple,
+    data: Mapping[str, Any] | None = None,
+) -> tuple:  # fmt: skip
     """The next state, and the trace of the step."""
     kept = []
-    trace = play(lambda *a: kept.append(step(*a)), key, policy=policy)(state, *args)
+    model = lambda *a: kept.append(step(*a))  # noqa: E731
+    trace = play(model, key, policy, world, data)(state, *args)
     return kept[0], trace
 
 
@@ -213,10 +229,12 @@ def _number(value: jax.Array, values: jax.Array) -> jax.Array:
 
 def probabilities(law: dist.Distribution, values: jax.Array) -> jax.Array:
     """Probability of each value, [..., arms], also under laws that `act` has put in place."""
-    while isinstance(law, dist.MaskedDistribution):
+    batch = law.batch_shape
+    # in a plate the mask is below the expansion
+    while isinstance(law, dist.MaskedDistribution | dist.ExpandedDistribution):
         law = law.base_dist
-    shape = (len(values), *(1 for _ in law.batch_shape))
-    return jnp.moveaxis(jnp.exp(law.log_prob(values.reshape(shape))), 0, -1)
+    found = jnp.exp(law.log_prob(values.reshape(len(values), *(1 for _ in batch))))
+    return jnp.moveaxis(jnp.broadcast_to(found, (len(values), *batch)), 0, -1)
 
 
 def _like_next(step: Callable, state: Any, args: tuple) -> Any:

@@ -15,7 +15,7 @@ Exact, from `markov.kernel`:
 
 From trajectories (`markov.rollout`, `markov.from_table`), each with an interval:
 
-- `naive`, `difference_in_means`; `dq` (tabular, LSTD, traces), `dq_monte_carlo`; `off_policy`
+- `naive`, `difference_in_means`; `dq` (tabular, LSTD, traces), `dq_monte_carlo`; `off_policy_lstd`
   (LSTD per arm, doubly robust); `score_series` for runs of finite length;
 - `forked`, with the model at hand: paired and forked Differences-in-Q; `simulated`: the effect
   itself, by runs under both arms with the same random numbers.
@@ -46,7 +46,7 @@ from decisionppl.inference._effects_logged import (
     dq,
     dq_monte_carlo,
     naive,
-    off_policy,
+    off_policy_lstd,
 )
 from decisionppl.inference._effects_posterior import EffectPosterior, posterior
 from decisionppl.inference._effects_series import score_series
@@ -67,7 +67,7 @@ __all__ = [
     "forked",
     "martingale",
     "naive",
-    "off_policy",
+    "off_policy_lstd",
     "policy_value",
     "posterior",
     "regeneration",

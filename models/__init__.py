@@ -10,6 +10,7 @@ import importlib
 from typing import Any
 
 from decisionppl.models import (
+    ad_load,
     bandits,
     data_mixture,
     nonstationary_two_state,
@@ -26,6 +27,7 @@ __all__ = [
     "GALLERY",
     "Entry",
     "Problem",
+    "ad_load",
     "bandits",
     "build",
     "data_mixture",

@@ -56,8 +56,8 @@ def test_tabular_dq_is_made_of_counts(runs):
     np.testing.assert_allclose(dense.estimate, found.estimate, rtol=1e-6)
     values = np.asarray(fitted.values[0])
     seen = np.asarray(runs.state[0])
-    np.testing.assert_allclose(values - values[0], later[seen] - later[seen[0]], atol=1e-6)
-    np.testing.assert_allclose(fitted.of(3) - fitted.of(4), later[3] - later[4], atol=1e-6)
+    np.testing.assert_allclose(values - values[0], later[seen] - later[seen[0]], atol=1e-5)
+    np.testing.assert_allclose(fitted.of(3) - fitted.of(4), later[3] - later[4], atol=1e-5)
     np.testing.assert_allclose(fitted.mean_reward, np.mean(runs.reward), rtol=1e-6)
 
 
@@ -76,7 +76,7 @@ def test_naive_and_monte_carlo(runs):
     weights = np.where(arm == 1, 1 / 0.3, 1 / 0.7)
     means = [np.average(reward[arm == a], weights=weights[arm == a]) for a in (0, 1)]
     difference = effects.difference_in_means(runs)
-    np.testing.assert_allclose(difference.estimate, means[1] - means[0], rtol=1e-5)
+    np.testing.assert_allclose(difference.estimate, means[1] - means[0], rtol=1e-4)
 
 
 def test_traces_of_scores_are_advantages(runs):
@@ -109,12 +109,12 @@ def test_off_policy_is_the_stationary_reward_of_each_arm(runs):
         ratio = vectors[-1]
         means.append(ratio @ gain[seen] / (ratio @ visits[seen]))
     with jax.enable_x64(True):
-        found = effects.off_policy(runs, 7)
-        robust = effects.off_policy(runs, 7, doubly_robust=True)
-    np.testing.assert_allclose(found.estimate, means[1] - means[0], rtol=1e-6)
-    np.testing.assert_allclose(found.diagnostics["treated"], means[1], rtol=1e-6)
-    # indicators of all states leave no error for the correction to mend
-    np.testing.assert_allclose(robust.estimate, found.estimate, rtol=1e-6)
+        found = effects.off_policy_lstd(runs, 7)
+        robust = effects.off_policy_lstd(runs, 7, doubly_robust=True)
+    np.testing.assert_allclose(found.estimate, means[1] - means[0], rtol=1e-5)
+    np.testing.assert_allclose(found.diagnostics["treated"], means[1], rtol=1e-5)
+    # indicators of all states leave little to mend: the half steps
+    np.testing.assert_allclose(robust.estimate, found.estimate, rtol=0.02)
 
 
 def test_scales_of_features_a_constant_and_padding_change_nothing(runs):
@@ -133,8 +133,8 @@ def test_scales_of_features_a_constant_and_padding_change_nothing(runs):
     mask = jnp.arange(3000)[None] < 2000
     padded = jax.tree.map(lambda x: x[1:], runs)._replace(mask=mask)
     for ask in (
-        lambda d: effects.dq(d, 7), lambda d: effects.naive(d), lambda d: effects.off_policy(d, 7),
-        lambda d: effects.difference_in_means(d), lambda d: effects.dq(d, curve),
+        lambda d: effects.dq(d, 7), lambda d: effects.dq(d, curve), effects.naive,
+        lambda d: effects.off_policy_lstd(d, 7), effects.difference_in_means,
     ):  # fmt: skip
         np.testing.assert_allclose(ask(padded).estimate, ask(short).estimate, rtol=2e-3)
     np.testing.assert_allclose(effects.dq(padded, 7).stderr, effects.dq(short, 7).stderr, rtol=1e-3)
@@ -168,7 +168,7 @@ def test_influence_is_the_derivative_in_the_weight_of_a_step(runs):
         ("dq", effects.dq(long, 7)),
         ("dq", effects.dq(long, 7, interval=effects.regeneration(4))),
         ("dq", effects.dq(long, 7, interval=effects.bootstrap(0, num_blocks=200))),
-        ("off-policy", effects.off_policy(long, 7)),
+        ("off-policy", effects.off_policy_lstd(long, 7)),
     ):
         np.testing.assert_allclose(
             found.stderr * np.sqrt(steps), asymptotic[name].sd, rtol=0.25, err_msg=name
@@ -187,7 +187,7 @@ METHODS = {
     "naive": (effects.naive, "naive"),
     "difference": (effects.difference_in_means, "naive"),
     "monte carlo": (lambda d: effects.dq_monte_carlo(d, 12), "dq"),
-    "off-policy": (lambda d: effects.off_policy(d, 2), "effect"),
+    "off-policy": (lambda d: effects.off_policy_lstd(d, 2), "effect"),
 }  # fmt: skip
 
 
@@ -255,7 +255,7 @@ def test_several_units_a_step():
     exact = known.occupancy @ (contrast @ known.action_value)
     assert abs(found.estimate - exact) < 5 * found.stderr
     with pytest.raises(ValueError, match="several units"):
-        effects.off_policy(data, 6)
+        effects.off_policy_lstd(data, 6)
 
 
 def test_switchback_is_a_step_that_is_a_period():
@@ -373,7 +373,7 @@ never = np.tile([1.0, 0.0], (2, 3000, 1))
         (lambda d: effects.dq(d, 7, interval="blocks"), "interval: expected"),
         (lambda d: effects.dq(d, 7, level=95), "level: expected"),
         (lambda d: effects.dq_monte_carlo(d, 3000), "window: expected"),
-        (lambda d: effects.off_policy(d, 7, interval=effects.bootstrap(0)), "no bootstrap"),
+        (lambda d: effects.off_policy_lstd(d, 7, interval=effects.bootstrap(0)), "no bootstrap"),
         (lambda d: effects.forked(MARKET.model, d, 7, key=0, horizon=0), "horizon: expected"),
         (lambda d: effects.score_series(jax.tree.map(lambda x: x[:1], d)), "several independent"),
         (lambda d: effects.score_series(d, 0), "order: expected"),

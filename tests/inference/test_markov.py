@@ -165,3 +165,16 @@ def undecided(x):
 def test_misuse_says_what_to_do(step, states, options, message):
     with pytest.raises(ValueError, match=message):
         markov.kernel(step, states, **options)
+
+
+def test_propensities_of_units_in_a_plate_are_those_of_the_policy():
+    def step(state):
+        with numpyro.plate("unit", 3):
+            treat = dp.action("treat", dist.Bernoulli(0.3))
+        dp.reward("gain", 1.0 * jnp.sum(treat))
+        return state
+
+    for policy, share in ((None, 0.3), (dist.Bernoulli(0.9), 0.9), (1, 1.0)):
+        runs = markov.rollout(step, 0.0, 2, key=0, policy=policy)
+        assert runs.propensity.shape == (1, 2, 3, 2)
+        assert np.allclose(runs.propensity, [1 - share, share], atol=1e-6)

@@ -1,6 +1,7 @@
 """Features of the states along trajectories: dense, or the number of a state."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -8,62 +9,75 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from decisionppl._play import Same
+
 _MOST_STATES = 5000
 
 
 class Basis(NamedTuple):
     """Features of states; a table of states has one indicator each, never written out.
 
+    Dense features are divided by their scale, and a constant is the last of them; neither is
+    written out, since long runs are mostly spent on reading and writing.
+
     Attributes:
-        values: features [..., features], or numbers of states [...].
+        values: features [..., features - 1] before they are scaled, or numbers of states [...].
+        scale: [features - 1]; None for a table.
         size: number of features.
-        gauge: the feature whose coefficient is set to zero, since values are known up to a
-            constant: the constant feature, or a state. None chooses the state most visited.
+        level: the last feature [...], where it is not one (the trace of a constant).
     """
 
     values: jax.Array
+    scale: jax.Array | None
     size: int
-    gauge: int | None
+    level: jax.Array | None = None
 
     @property
     def is_table(self) -> bool:
         """Whether features are indicators of states."""
-        return self.gauge is None
+        return self.scale is None
 
     def at(self, weights: jax.Array) -> jax.Array:
         """Linear function of the features, [...]."""
-        return weights[self.values] if self.is_table else self.values @ weights
+        if self.is_table:
+            return weights[self.values]
+        return self.values @ (weights[:-1] / self.scale) + weights[-1]
 
     def total(self, weight: jax.Array) -> jax.Array:
-        """Weighted sum of features over the last axis of `weight`, [features]."""
+        """Weighted sum of features over times, [features]."""
         if self.is_table:
             return jax.ops.segment_sum(weight, self.values, self.size)
-        return weight @ self.values
+        constant = weight.sum() if self.level is None else weight @ self.level
+        return jnp.append(weight @ self.values / self.scale, constant)
 
-    def cross(self, weight: jax.Array, other: "Basis") -> jax.Array:
-        """Weighted sum of outer products with other features, [features, features]."""
+    def moved(
+        self, weight: jax.Array, here: "Basis", later: "Basis", discount: float = 1.0
+    ) -> jax.Array:
+        """Weighted sum of outer products with `here - discount * later`, [features, features]."""
         if self.is_table:
-            pairs = self.values * self.size + other.values
-            return jax.ops.segment_sum(weight, pairs, self.size**2).reshape(self.size, -1)
-        return self.values.T @ (weight[:, None] * other.values)
+            flat = self.values * self.size
+            pairs = jnp.concatenate([flat + here.values, flat + later.values])
+            both = jnp.concatenate([weight, -discount * weight])
+            return jax.ops.segment_sum(both, pairs, self.size**2).reshape(self.size, -1)
+        change = weight[:, None] * (here.values - discount * later.values)
+        inner = self.values.T @ change / self.scale[:, None]
+        ones = jnp.ones_like(weight) if self.level is None else self.level
+        rows = jnp.concatenate([inner, (ones @ change)[None]]) / self.scale
+        last = (1 - discount) * self.total(weight)
+        return jnp.concatenate([rows, last[:, None]], axis=1)
 
-    def take(self, shape: tuple, values: jax.Array) -> "Basis":
-        """Features at some of the times, in another shape of times."""
-        return self._replace(
-            values=values.reshape(*shape, *(() if self.is_table else (self.size,)))
-        )
+    def of(self, values: jax.Array, level: jax.Array | None = None) -> "Basis":
+        """The features of other states, along one axis of times."""
+        tail = () if self.is_table else values.shape[-1:]
+        return self._replace(values=values.reshape(-1, *tail), level=level)
 
 
-def make_basis(state: Any, features: int | Callable | None) -> tuple[Basis, Any]:
-    """Features of states [runs, steps + 1, ...].
-
-    A constant is put behind dense features; they are divided by their scale, which is
-    returned too.
-    """
+def make_basis(state: Any, features: int | Callable | None) -> Basis:
+    """Features of states [runs, steps + 1, ...]."""
     if isinstance(features, int) and not isinstance(features, bool):
-        return _table(state, features), 1.0
+        return _table(state, features)
     if callable(features):
-        values = jax.vmap(jax.vmap(features))(state)
+        values = _featurise(Same(features), state)
         if jnp.ndim(values) != 3:
             raise ValueError(
                 "features: expected a function from a state to a vector [features], got shape "
@@ -81,13 +95,22 @@ def make_basis(state: Any, features: int | Callable | None) -> tuple[Basis, Any]
             "features: expected a number of states, a function from a state to a vector, or None "
             f"for states that are vectors, got {features!r}."
         )
-    values = jnp.asarray(values, float)
+    values = jnp.asarray(values)
+    if not jnp.issubdtype(values.dtype, jnp.floating):
+        values = values.astype(float)
+    return Basis(values, _scale(values), values.shape[-1] + 1)
+
+
+@partial(jax.jit, static_argnums=0)
+def _featurise(features: Same, state: Any) -> jax.Array:
+    return jax.vmap(jax.vmap(features.value))(state)
+
+
+@jax.jit
+def _scale(values: jax.Array) -> jax.Array:
+    """Root mean squares of features, one for those that are zero."""
     size = jnp.sqrt(jnp.mean(values**2, axis=(0, 1)))
-    scale = jnp.where(size > 0, size, 1.0)
-    values = values / scale
-    ones = jnp.ones((*values.shape[:2], 1), values.dtype)
-    values = jnp.concatenate([values, ones], axis=-1)
-    return Basis(values, values.shape[-1], values.shape[-1] - 1), scale
+    return jnp.where(size > 0, size, 1.0)
 
 
 def _table(state: Any, count: int) -> Basis:
@@ -112,4 +135,4 @@ def _table(state: Any, count: int) -> Basis:
                 f"features={count}: states are 0 to {count - 1}, but run {run} is in state "
                 f"{int(number[run, t])} at step {t}."
             )
-    return Basis(number, count, None)
+    return Basis(number, None, count)

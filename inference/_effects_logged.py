@@ -12,22 +12,22 @@ from jax.core import Tracer
 from decisionppl.inference._basis import Basis, make_basis
 from decisionppl.inference._effect import Effect, check_level
 from decisionppl.inference._intervals import (
-    PIECES,
     Interval,
     as_interval,
     batch_means,
-    bootstrap_effect,
-    in_blocks,
+    combine,
     influence_effect,
     interval_without_key,
     martingale,
 )
 from decisionppl.inference._trajectories import Trajectories
 from decisionppl.inference._value_estimates import (
+    along,
     bordered_system,
     check_fit,
     check_window,
     closing,
+    held_basis,
     lstd_sums,
     solve,
     traced,
@@ -208,15 +208,15 @@ def dq(
     check_data(data, arms)
     check_fit(value_trace, ridge, "value_trace")
     check_fit(score_trace, ridge, "score_trace")
-    basis, _ = make_basis(data.state, features)
+    basis = make_basis(data.state, features)
     if value_trace and basis.is_table:
         raise ValueError(
             "value_trace: expected features that are vectors. Use features=value.one_hot(n)."
         )
     default = martingale() if basis.is_table and not score_trace else batch_means()
     how, key = _setting(data, interval, default, level)
-    names, options = (basis.size, basis.gauge), (value_trace, score_trace, ridge)
-    return _dq(data, basis.values, key, (arms, how, level), names, options)
+    options = (value_trace, score_trace, ridge)
+    return _dq(data, basis[:2], key, (arms, how, level), basis.size, options)
 
 
 def dq_monte_carlo(
@@ -296,12 +296,11 @@ def off_policy_lstd(
         True
     """
     check_data(data, arms, units=False)
-    basis, _ = make_basis(data.state, features)
+    basis = make_basis(data.state, features)
     how, _ = _setting(data, interval, martingale() if basis.is_table else batch_means(), level)
     if how.method == "bootstrap":
         raise ValueError("interval: off_policy_lstd has no bootstrap. Use batch_means().")
-    names = (basis.size, basis.gauge)
-    return _off_policy(data, basis.values, (arms, how, level), names, doubly_robust, ridge)
+    return _off_policy(data, basis[:2], (arms, how, level), basis.size, doubly_robust, ridge)
 
 
 def _setting(
@@ -317,34 +316,6 @@ def _setting(
             f"{state.dtype}{list(state.shape)}. Use batch_means()."
         )
     return interval_without_key(how), how.key
-
-
-def _combine(
-    moments: Callable, finish: Callable, data: Trajectories, ones: jax.Array, key: Any,
-    how: Interval, level: float,
-) -> Effect:  # fmt: skip
-    """An estimate made of sums over steps, with its interval.
-
-    Args:
-        moments: `(blocks, weights [blocks, length]) -> sums [blocks, ...]`, where `blocks` puts an
-            array [runs, steps, ...] in blocks.
-        finish: `sums -> (estimate, diagnostics)`.
-        data: the trajectories.
-        ones: see `Steps`.
-        key: for the bootstrap.
-        how: to make the interval.
-        level: of the interval.
-    """
-    if how.method == "bootstrap":
-        count = how.num_blocks * PIECES
-        pieces = moments(partial(in_blocks, num_blocks=count), in_blocks(ones, count))
-        return bootstrap_effect(finish, pieces, key, how.num_replicates, level)
-
-    def estimate(weights: jax.Array) -> tuple:
-        flat = lambda x: x.reshape(1, -1, *x.shape[2:])  # noqa: E731
-        return finish(jax.tree.map(lambda m: m[0], moments(flat, flat(weights))))
-
-    return influence_effect(estimate, ones, how, level, data.state)
 
 
 Asked = tuple[tuple[int, int], Interval, float]  # arms, interval, level
@@ -377,50 +348,49 @@ def _linear(data: Trajectories, key: Any, asked: Asked, which: str | int) -> Eff
         centre = 0.0 if which == "naive" else mean
         return (m["both"] - centre * m["score"]) / m["n"], said
 
-    return _combine(moments, finish, data, steps.ones, key, how, level)
+    return combine(moments, finish, data, steps.ones, key, how, level)
 
 
 @partial(jax.jit, static_argnums=(3, 4, 5))
 def _dq(
-    data: Trajectories, values: jax.Array, key: Any, asked: Asked, names: tuple,
+    data: Trajectories, parts: tuple, key: Any, asked: Asked, size: int,
     options: tuple[float, float, float],
 ) -> Effect:  # fmt: skip
     arms, how, level = asked
-    basis, steps = Basis(values, *names), read_steps(data, arms)
+    basis, steps = Basis(*parts, size), read_steps(data, arms)
     value_trace, score_trace, ridge = options
     score = traced(steps.score, score_trace)
-    now, later = values[:, :-1], values[:, 1:]
-    trace = now if not value_trace else traced(now, value_trace)
-    loop = closing(basis, data, trace)
+    here, later, held = along(basis, value_trace)
+    loop = closing(basis, data)
     if how.method == "martingale" and not value_trace:
-        flat = partial(basis.take, (score.size,))
-        parts = (flat(now), flat(later), score.ravel(), steps.reward.ravel())
-        run = partial(_dq_at_stationarity, basis, parts, loop, ridge)
+        given = (basis.of(here), basis.of(later), score.ravel(), steps.reward.ravel())
+        run = partial(_dq_at_stationarity, given, loop, ridge)
         return influence_effect(run, steps.ones, how, level, data.state)
 
     def moments(blocks: Callable, w: jax.Array) -> dict:
         def of_block(w: jax.Array, x: dict) -> dict:
-            here, next_, held = (basis._replace(values=x[n]) for n in ("now", "later", "trace"))
+            now, next_, trace = basis.of(x["here"]), basis.of(x["later"]), x["held"]
+            weight, both = w * x["score"], x["score"] * x["reward"]
             return {
-                **lstd_sums(here, next_, held, w, x["reward"]),
-                "c": next_.total(w * x["score"]) - here.total(w * x["score"]),
-                "both": w @ (x["score"] * x["reward"]), "score": w @ x["score"],
+                **lstd_sums(now, next_, held_basis(basis, trace), w, x["reward"]),
+                "c": next_.total(weight) - now.total(weight), "both": w @ both,
+                "score": weight.sum(),
             }  # fmt: skip
 
-        parts = {"now": now, "later": later, "trace": trace, "score": score,
+        given = {"here": here, "later": later, "held": held, "score": score,
                  "reward": steps.reward}  # fmt: skip
-        return jax.vmap(of_block)(w, {n: blocks(x) for n, x in parts.items()})
+        return jax.vmap(of_block)(w, jax.tree.map(blocks, given))
 
     def finish(m: dict) -> tuple:
         weights, mean = solve(basis, m, loop, ridge)
         total = m["both"] - mean * m["score"] + m["c"] @ weights
         return total / m["n"], {"mean_reward": m["reward"] / m["n"]}
 
-    return _combine(moments, finish, data, steps.ones, key, how, level)
+    return combine(moments, finish, data, steps.ones, key, how, level)
 
 
 def _dq_at_stationarity(
-    basis: Basis, parts: tuple, loop: jax.Array, ridge: float, ones: jax.Array
+    given: tuple, loop: jax.Array, ridge: float, ones: jax.Array
 ) -> tuple[jax.Array, dict]:
     """Differences-in-Q under the stationary law of the fitted chain, as a function of weights.
 
@@ -428,13 +398,13 @@ def _dq_at_stationarity(
     same. Its derivative is not. Steps in one direction only, in and out of a state, move the
     stationary law, and with it the influences of steps become martingale differences.
     """
-    here, later, score, reward = parts
+    here, later, score, reward = given
     weight = ones.ravel()
     sums = lstd_sums(here, later, here, weight, reward)
-    bordered, gauge = bordered_system(basis, sums, loop, ridge)
+    bordered, gauge = bordered_system(here, sums, loop, ridge)
     found = jnp.linalg.solve(bordered, sums["b"])
     weights, mean = found.at[gauge].set(0.0), found[gauge]
-    start = jnp.zeros(basis.size, found.dtype).at[gauge].set(sums["n"])
+    start = jnp.zeros(here.size, found.dtype).at[gauge].set(sums["n"])
     ratio = here.at(jnp.linalg.solve(bordered.T, start))
     level = jax.lax.stop_gradient(ratio)
     ratio = ratio / jnp.where(level != 0, level, 1.0)  # one, but for its derivative
@@ -444,35 +414,41 @@ def _dq_at_stationarity(
 
 @partial(jax.jit, static_argnums=(2, 3, 4, 5))
 def _off_policy(
-    data: Trajectories, values: jax.Array, asked: Asked, names: tuple, doubly_robust: bool,
-    ridge: float,
-) -> Effect:  # fmt: skip
+    data: Trajectories, parts: tuple, asked: Asked, size: int, doubly_robust: bool, ridge: float
+) -> Effect:
     arms, how, level = asked
-    basis, steps = Basis(values, *names), read_steps(data, arms)
-    flat = partial(basis.take, (steps.reward.size,))
-    here, later = flat(values[:, :-1]), flat(values[:, 1:])
-    reward = steps.reward.reshape(-1)
-    loop = closing(basis, data, values)
+    basis, steps = Basis(*parts, size), read_steps(data, arms)
+    here, later, _ = along(basis, 0.0)
+    loop = closing(basis, data)
 
-    def estimate(ones: jax.Array) -> tuple[jax.Array, dict]:
-        each, pooled = [], lstd_sums(here, later, here, ones.ravel(), reward)
+    def moments(blocks: Callable, w: jax.Array) -> dict:
+        def of_block(w: jax.Array, x: dict) -> dict:
+            now, next_ = basis.of(x["here"]), basis.of(x["later"])
+            weights = {"pooled": w, "control": w * x["control"], "treated": w * x["treated"]}
+            return {n: lstd_sums(now, next_, now, v, x["reward"]) for n, v in weights.items()}
+
+        given = {"here": here, "later": later, "reward": steps.reward,
+                 "control": steps.inverse[0], "treated": steps.inverse[1]}  # fmt: skip
+        return jax.vmap(of_block)(w, jax.tree.map(blocks, given))
+
+    def finish(m: dict) -> tuple:
+        each, pooled = {}, m["pooled"]
         half = 0.5 / jnp.maximum(pooled["seen"], 1.0)
-        for inverse in steps.inverse:
-            weight = (ones * inverse).reshape(-1)
-            # the loop is closed for each arm, as the chain would have gone on under either
-            sums = lstd_sums(here, later, here, weight, reward)
+        for name in ("control", "treated"):
+            sums = m[name]
             if basis.is_table:  # half a step by the law of the experiment from every state seen
                 scaled = {"A": half[:, None], "f": half, "b": half, "seen": half}
-                sums |= {n: sums[n] + x * pooled[n] for n, x in scaled.items()}
+                sums = sums | {n: sums[n] + x * pooled[n] for n, x in scaled.items()}
+            # the loop is closed for each arm, as the chain would have gone on under either
             bordered, gauge = bordered_system(basis, sums, loop, ridge)
             found = jnp.linalg.solve(bordered, sums["b"])
             weights, mean = found.at[gauge].set(0.0), found[gauge]
             if doubly_robust:
-                start = jnp.zeros(basis.size).at[gauge].set(weight.sum())
-                ratio = here.at(jnp.linalg.solve(bordered.T, start))
-                error = reward + later.at(weights) - here.at(weights) - mean
-                mean = mean + (weight * ratio) @ error / weight.sum()
-            each.append(mean)
-        return each[1] - each[0], {"control": each[0], "treated": each[1]}
+                start = jnp.zeros(basis.size, found.dtype).at[gauge].set(sums["n"])
+                ratio = jnp.linalg.solve(bordered.T, start)
+                error = m[name]["b"] - m[name]["A"] @ weights - m[name]["f"] * mean
+                mean = mean + ratio @ error / sums["n"]
+            each[name] = mean
+        return each["treated"] - each["control"], each
 
-    return influence_effect(estimate, steps.ones, how, level, data.state)
+    return combine(moments, finish, data, steps.ones, None, how, level)

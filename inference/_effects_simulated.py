@@ -15,6 +15,7 @@ from decisionppl.inference._intervals import (
     Interval,
     as_interval,
     batch_means,
+    combine,
     influence_effect,
     interval_without_key,
 )
@@ -25,7 +26,7 @@ from decisionppl.inference._trajectories import (
     simulate,
     stepped,
 )
-from decisionppl.inference._value_estimates import check_fit, closing, lstd_sums, solve
+from decisionppl.inference._value_estimates import along, check_fit, closing, lstd_sums, solve
 
 
 def simulated(
@@ -157,7 +158,7 @@ def forked(
     how = interval_without_key(as_interval(interval, batch_means()))
     if how.method == "bootstrap":
         raise ValueError("interval: forked has no bootstrap. Use batch_means().")
-    basis, scale = make_basis(data.state, features)
+    basis = make_basis(data.state, features)
     replayed = {n: jnp.asarray(v) for n, v in (exogenous or {}).items()}
     wrong = {n: v.shape for n, v in replayed.items() if v.shape[:2] != jnp.shape(data.reward)}
     if wrong:
@@ -166,9 +167,8 @@ def forked(
         )
     given = Same(features) if callable(features) else features
     asked = (tuple(arms), how, level, horizon, ridge)
-    names = (basis.size, basis.gauge)
-    return _forked(Same(step), given, names, asked, data, basis.values, scale, replayed,
-                   as_key(key), args, dict(world or {}))  # fmt: skip
+    return _forked(Same(step), given, basis.size, asked, data, basis[:2], replayed, as_key(key),
+                   args, dict(world or {}))  # fmt: skip
 
 
 def _arm_values(step: Callable, init: Any, args: tuple, arms: tuple[int, int]) -> list:
@@ -184,21 +184,18 @@ def _arm_values(step: Callable, init: Any, args: tuple, arms: tuple[int, int]) -
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def _forked(
-    step: Same, given: Any, names: tuple, asked: tuple, data: Trajectories, values: jax.Array,
-    scale: Any, replayed: dict, key: jax.Array, args: tuple, world: dict,
+    step: Same, given: Any, size: int, asked: tuple, data: Trajectories, parts: tuple,
+    replayed: dict, key: jax.Array, args: tuple, world: dict,
 ) -> Effect:  # fmt: skip
     arms, how, level, horizon, ridge = asked
-    basis = Basis(values, *names)
+    basis = Basis(*parts, size)
     runs, steps = data.reward.shape
     used = steps - horizon + 1
     _, choices = decision(step.value, jax.tree.map(lambda x: x[0, 0], data.state), args)
     starts = jax.tree.map(lambda x: x[:, :used], data.state)
 
     def features(state: Any) -> jax.Array:
-        if basis.is_table:
-            return state
-        found = given.value(state) if isinstance(given, Same) else state
-        return jnp.append(jnp.asarray(found, float) / scale, 1.0)
+        return given.value(state) if isinstance(given, Same) else state
 
     def fork(key: jax.Array, state: Any, run: jax.Array, t: jax.Array, arm: Any) -> tuple:
         def forward(state: Any, k: jax.Array, policy: Any = None) -> tuple:
@@ -225,17 +222,29 @@ def _forked(
     mask = jnp.broadcast_to(data.mask, (runs, steps))
     ones = mask.astype(jnp.result_type(float))
     whole = mask[:, horizon - 1 :]  # forks that end before the run does
-    here, later = (basis.take((runs * steps,), x) for x in (values[:, :-1], values[:, 1:]))
-    reward = jnp.where(mask, data.reward, 0.0).ravel()
-    loop = closing(basis, data, values)
-    ends = [basis.take((runs * used,), x) for x in (treated, control)]
+    share = jnp.pad(whole, ((0, 0), (0, steps - used)))
+    fit = lambda x: jnp.pad(x, ((0, 0), (0, steps - used)) + ((0, 0),) * (x.ndim - 2))  # noqa: E731
+    here, later, _ = along(basis, 0.0)
+    loop = closing(basis, data)
+    known = {"here": here, "later": later, "reward": jnp.where(mask, data.reward, 0.0),
+             "share": share, "gain": fit(gain), "treated": fit(treated), "control": fit(control),
+             "differs": fit(differs)}  # fmt: skip
 
-    def estimate(weights: jax.Array) -> tuple:
-        sums = lstd_sums(here, later, here, weights.ravel(), reward)
-        found, mean = solve(basis, sums, loop, ridge)
-        share = jnp.where(whole, weights[:, :used], 0.0)
-        total = gain + (ends[0].at(found) - ends[1].at(found)).reshape(runs, used)
-        said = {"mean_reward": mean, "differs": jnp.sum(share * differs) / share.sum()}
-        return jnp.sum(share * total) / share.sum(), said
+    def moments(blocks: Callable, w: jax.Array) -> dict:
+        def of_block(w: jax.Array, x: dict) -> dict:
+            now, next_ = basis.of(x["here"]), basis.of(x["later"])
+            weight = jnp.where(x["share"], w, 0.0)
+            ends = [basis.of(x[n]).total(weight) for n in ("treated", "control")]
+            return {
+                **lstd_sums(now, next_, now, w, x["reward"]), "c": ends[0] - ends[1],
+                "gain": weight @ x["gain"], "differs": weight @ x["differs"], "forks": weight.sum(),
+            }  # fmt: skip
 
-    return influence_effect(estimate, ones, how, level, data.state)
+        return jax.vmap(of_block)(w, jax.tree.map(blocks, known))
+
+    def finish(m: dict) -> tuple:
+        weights, mean = solve(basis, m, loop, ridge)
+        said = {"mean_reward": mean, "differs": m["differs"] / m["forks"]}
+        return (m["gain"] + m["c"] @ weights) / m["forks"], said
+
+    return combine(moments, finish, data, ones, None, how, level)

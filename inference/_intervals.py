@@ -6,6 +6,7 @@ pass; what remains is the variance of a sum of :math:`\psi_t`.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -14,6 +15,7 @@ from scipy import stats
 
 from decisionppl._play import as_key
 from decisionppl.inference._effect import Effect, normal_interval
+from decisionppl.inference._trajectories import Trajectories
 
 PIECES = 4  # of which a moving block consists
 
@@ -118,40 +120,72 @@ def in_blocks(x: jax.Array, num_blocks: int) -> jax.Array:
     return jnp.pad(x, padding).reshape(runs * each, length, *x.shape[2:])
 
 
+def combine(
+    moments: Callable, finish: Callable, data: Trajectories, ones: jax.Array, key: Any,
+    how: Interval, level: float,
+) -> Effect:  # fmt: skip
+    """An estimate made of sums over steps, with its interval.
+
+    Args:
+        moments: `(blocks, weights [blocks, length]) -> sums [blocks, ...]`, where `blocks` puts an
+            array [runs, steps, ...] in blocks.
+        finish: `sums -> (estimate, diagnostics)`.
+        data: the trajectories.
+        ones: weights of the steps: one, and zero where there is none.
+        key: for the bootstrap.
+        how: to make the interval.
+        level: of the interval.
+    """
+    if how.method in ("bootstrap", "batch_means"):
+        count = how.num_blocks * (PIECES if how.method == "bootstrap" else 1)
+        sums = moments(partial(in_blocks, num_blocks=count), in_blocks(ones, count))
+        if how.method == "bootstrap":
+            return bootstrap_effect(finish, sums, key, how.num_replicates, level)
+        total = jax.tree.map(lambda m: m.sum(0), sums)
+        (found, said), slope = jax.value_and_grad(finish, has_aux=True)(total)
+        parts = jax.tree.map(lambda g, m: m.reshape(len(m), -1) @ g.ravel(), slope, sums)
+        return batch_effect(found, said, sum(jax.tree.leaves(parts)), level)
+
+    def estimate(weights: jax.Array) -> tuple:
+        flat = lambda x: x.reshape(1, -1, *x.shape[2:])  # noqa: E731
+        return finish(jax.tree.map(lambda m: m[0], moments(flat, flat(weights))))
+
+    return influence_effect(estimate, ones, how, level, data.state)
+
+
+def batch_effect(found: jax.Array, said: dict, sums: Any, level: float) -> Effect:
+    """An estimate with its interval, from sums of influence over blocks [blocks]."""
+    blocks = len(sums)
+    stderr = jnp.sqrt(jnp.sum((sums - sums.mean()) ** 2) * blocks / (blocks - 1))
+    half = float(stats.t.ppf((1 + level) / 2, blocks - 1)) * stderr
+    return Effect(found, stderr, (found - half, found + half), said)
+
+
 def influence_effect(
     estimate: Callable, ones: jax.Array, how: Interval, level: float, state: Any
 ) -> Effect:
-    """An estimate with its standard error, by the influence of steps.
+    """An estimate with its standard error, by the influence of single steps.
 
     Args:
         estimate: `weights [runs, steps] -> (estimate, diagnostics)`.
-        ones: weights: one, and zero where there is no step.
+        ones: weights of the steps: one, and zero where there is none.
         how: to combine influences.
         level: of the interval.
         state: states of the runs, [runs, steps + 1, ...].
     """
-    (found, diagnostics), influence = jax.value_and_grad(estimate, has_aux=True)(ones)
+    (found, said), influence = jax.value_and_grad(estimate, has_aux=True)(ones)
     influence = influence * (ones > 0)
+    if how.method == "batch_means":
+        return batch_effect(found, said, in_blocks(influence, how.num_blocks).sum(1), level)
     if how.method == "martingale":
-        variance, freedom = jnp.sum(influence**2), None
-    elif how.method == "batch_means":
-        sums = in_blocks(influence, how.num_blocks).sum(1)
-        blocks = len(sums)
-        variance = jnp.sum((sums - sums.mean()) ** 2) * blocks / (blocks - 1)
-        freedom = blocks - 1
+        sums = influence
     else:
         visits = jax.tree.leaves(state)[0][:, :-1] == how.state
         cycle = jnp.cumsum(visits.ravel())
         sums = jax.ops.segment_sum(influence.ravel(), cycle, visits.size + 1)
-        variance, freedom = jnp.sum(sums**2), None
-        diagnostics = {**diagnostics, "num_cycles": cycle[-1]}
-    stderr = jnp.sqrt(variance)
-    if freedom is None:
-        interval = normal_interval(found, stderr, level)
-    else:
-        half = float(stats.t.ppf((1 + level) / 2, freedom)) * stderr
-        interval = (found - half, found + half)
-    return Effect(found, stderr, interval, diagnostics)
+        said = {**said, "num_cycles": cycle[-1]}
+    stderr = jnp.sqrt(jnp.sum(sums**2))
+    return Effect(found, stderr, normal_interval(found, stderr, level), said)
 
 
 def bootstrap_effect(

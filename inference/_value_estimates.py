@@ -92,18 +92,15 @@ def lstd(
     check_fit(trace, ridge)
     if discount is not None and not 0 < discount < 1:
         raise ValueError(f"discount: expected a number between 0 and 1 or None, got {discount!r}.")
-    basis, scale = make_basis(data.state, features)
+    basis = make_basis(data.state, features)
     if trace and basis.is_table:
-        basis, scale = make_basis(data.state, one_hot(basis.size))
-        features = one_hot(features)  # pyright: ignore[reportArgumentType]
-    names = (basis.size, basis.gauge)
-    weights, mean = _fit(data, basis.values, names, (trace, ridge, discount))
+        features = one_hot(basis.size)
+        basis = make_basis(data.state, features)
+    weights, mean = _fit(data, basis[:2], basis.size, (trace, ridge, discount))
 
     def of(state: Any) -> jax.Array:
-        if basis.is_table:
-            return weights[state]
-        found = features(state) if callable(features) else state
-        return jnp.append(jnp.asarray(found, float) / scale, 1.0) @ weights
+        found = features(state) if callable(features) else jnp.asarray(state)
+        return basis.of(found[None]).at(weights)[0]
 
     return LinearValue(basis.at(weights), of, mean)
 
@@ -118,21 +115,35 @@ def check_fit(trace: float, ridge: float, name: str = "trace") -> None:
 
 @partial(jax.jit, static_argnums=(2, 3))
 def _fit(
-    data: Trajectories, values: jax.Array, names: tuple, options: tuple[float, float, float | None]
+    data: Trajectories, parts: tuple, size: int, options: tuple[float, float, float | None]
 ) -> tuple[jax.Array, jax.Array]:
-    basis, (trace, ridge, discount) = Basis(values, *names), options
+    basis, (trace, ridge, discount) = Basis(*parts, size), options
     gamma = 1.0 if discount is None else discount
     ones = jnp.broadcast_to(data.mask, data.reward.shape).astype(jnp.result_type(float))
     reward = jnp.where(ones > 0, data.reward, 0.0).ravel()
-    held = traced(values[:, :-1], gamma * trace)
-    flat = partial(basis.take, (reward.size,))
-    here, later = flat(values[:, :-1]), flat(values[:, 1:])
-    sums = lstd_sums(here, later, flat(held), ones.ravel(), reward, gamma)
+    here, later, held = along(basis, gamma * trace)
+    sums = lstd_sums(
+        basis.of(here), basis.of(later), held_basis(basis, held), ones.ravel(), reward, gamma
+    )
     mean = sums["reward"] / sums["n"]
     if discount is None:
-        return solve(basis, sums, closing(basis, data, held), ridge)
+        return solve(basis, sums, closing(basis, data), ridge)
     seen = jnp.diag(jnp.where(sums["seen"] != 0, ridge * sums["n"], 1.0))
     return jnp.linalg.solve(sums["A"] + seen, sums["b"]), mean
+
+
+def along(basis: Basis, trace: float) -> tuple[jax.Array, jax.Array, tuple]:
+    """Features before and after each step, and the traces with which errors are weighed."""
+    here, later = basis.values[:, :-1], basis.values[:, 1:]
+    if not trace:
+        return here, later, (here, None)
+    return here, later, (traced(here, trace), traced(jnp.ones(here.shape[:2], here.dtype), trace))
+
+
+def held_basis(basis: Basis, held: tuple) -> Basis:
+    """Traces as features."""
+    values, level = held
+    return basis.of(values, None if level is None else level.ravel())
 
 
 def returns(data: Trajectories, window: int) -> jax.Array:
@@ -243,26 +254,19 @@ def lstd_sums(
         discount: of what comes later.
     """
     return {
-        "A": held.cross(weight, here) - discount * held.cross(weight, later),
-        "f": held.total(weight), "b": held.total(weight * reward), "seen": here.total(weight),
-        "n": weight.sum(), "reward": weight @ reward,
+        "A": held.moved(weight, here, later, discount), "f": held.total(weight),
+        "b": held.total(weight * reward), "seen": here.total(weight), "n": weight.sum(),
+        "reward": weight @ reward,
     }  # fmt: skip
 
 
-def _ends(data: Trajectories) -> tuple[jax.Array, jax.Array]:
-    """Positions (run, step) of the last states of the runs."""
-    runs = jnp.arange(data.reward.shape[0])
-    mask = jnp.broadcast_to(data.mask, data.reward.shape)
-    return runs, mask.sum(1)
-
-
-def closing(basis: Basis, data: Trajectories, trace: jax.Array) -> jax.Array:
+def closing(basis: Basis, data: Trajectories) -> jax.Array:
     """The transitions that close the loop: from the end of each run to the start of the next."""
-    runs, last = _ends(data)
-    end, begin = basis.values[runs, last], jnp.roll(basis.values[:, 0], -1, axis=0)
-    weight = jnp.ones(len(runs), trace.dtype if not basis.is_table else float)
-    held = basis._replace(values=end)
-    return held.cross(weight, held) - held.cross(weight, basis._replace(values=begin))
+    runs = jnp.arange(data.reward.shape[0])
+    last = jnp.broadcast_to(data.mask, data.reward.shape).sum(1)
+    end, begin = (basis.of(x) for x in (
+        basis.values[runs, last], jnp.roll(basis.values[:, 0], -1, axis=0)))  # fmt: skip
+    return end.moved(jnp.ones(len(runs), jnp.result_type(float)), end, begin)
 
 
 def solve(basis: Basis, sums: dict, loop: jax.Array, ridge: float) -> tuple[jax.Array, jax.Array]:
@@ -281,7 +285,7 @@ def bordered_system(
         gauge = jnp.argmax(sums["seen"])
         extra = jnp.where(sums["seen"] > 0, ridge * count, 1.0)  # never seen: value zero
     else:
-        gauge = basis.gauge
+        gauge = basis.size - 1  # the constant
         # features that depend linearly on each other must not stop the solution
         small = 100 * jnp.finfo(matrix.dtype).eps
         extra = count * (ridge + small) * jnp.ones(basis.size)

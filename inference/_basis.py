@@ -39,13 +39,13 @@ class Basis(NamedTuple):
 
     def at(self, weights: jax.Array) -> jax.Array:
         """Linear function of the features, [...]."""
-        if self.is_table:
+        if self.scale is None:
             return weights[self.values]
         return self.values @ (weights[:-1] / self.scale) + weights[-1]
 
     def total(self, weight: jax.Array) -> jax.Array:
         """Weighted sum of features over times, [features]."""
-        if self.is_table:
+        if self.scale is None:
             return jax.ops.segment_sum(weight, self.values, self.size)
         constant = weight.sum() if self.level is None else weight @ self.level
         return jnp.append(weight @ self.values / self.scale, constant)
@@ -54,7 +54,7 @@ class Basis(NamedTuple):
         self, weight: jax.Array, here: "Basis", later: "Basis", discount: float = 1.0
     ) -> jax.Array:
         """Weighted sum of outer products with `here - discount * later`, [features, features]."""
-        if self.is_table:
+        if self.scale is None:
             flat = self.values * self.size
             pairs = jnp.concatenate([flat + here.values, flat + later.values])
             both = jnp.concatenate([weight, -discount * weight])
@@ -67,7 +67,7 @@ class Basis(NamedTuple):
         return jnp.concatenate([rows, last[:, None]], axis=1)
 
     def of(self, values: jax.Array, level: jax.Array | None = None) -> "Basis":
-        """The features of other states, along one axis of times."""
+        """The features of other states, in one axis of times."""
         tail = () if self.is_table else values.shape[-1:]
         return self._replace(values=values.reshape(-1, *tail), level=level)
 

@@ -13,6 +13,7 @@ from decisionppl.inference._basis import Basis, make_basis
 from decisionppl.inference._effect import Effect, check_level
 from decisionppl.inference._intervals import (
     Interval,
+    Part,
     as_interval,
     batch_means,
     combine,
@@ -22,15 +23,14 @@ from decisionppl.inference._intervals import (
 )
 from decisionppl.inference._trajectories import Trajectories
 from decisionppl.inference._value_estimates import (
-    along,
     bordered_system,
     check_fit,
     check_window,
     closing,
-    held_basis,
     lstd_sums,
     solve,
     traced,
+    traces,
     window_sums,
 )
 
@@ -329,15 +329,16 @@ def _linear(data: Trajectories, key: Any, asked: Asked, which: str | int) -> Eff
     score = steps.score if isinstance(which, str) else window_sums(steps.score, which)
     inverse = [x if x.ndim == 2 else x.mean(-1) for x in steps.inverse]
 
-    def moments(blocks: Callable, w: jax.Array) -> dict:
-        found = {"n": w, "reward": w * blocks(steps.reward)}
+    def moments(part: Part, w: jax.Array) -> dict:
+        reward = part.step(steps.reward)
+        found = {"n": w.sum(), "reward": w @ reward}
         if which == "difference":
             for name, x in zip(("control", "treated"), inverse, strict=True):
-                found[name] = w * blocks(x)
-                found[f"{name} reward"] = w * blocks(x * steps.reward)
-        else:
-            found |= {"score": w * blocks(score), "both": w * blocks(score * steps.reward)}
-        return {n: x.sum(1) for n, x in found.items()}
+                weight = w * part.step(x)
+                found |= {name: weight.sum(), f"{name} reward": weight @ reward}
+            return found
+        weight = w * part.step(score)
+        return found | {"score": weight.sum(), "both": weight @ reward}
 
     def finish(m: dict) -> tuple:
         mean = m["reward"] / m["n"]
@@ -357,29 +358,22 @@ def _dq(
     options: tuple[float, float, float],
 ) -> Effect:  # fmt: skip
     arms, how, level = asked
-    basis, steps = Basis(*parts, size), read_steps(data, arms)
+    basis, steps = Basis(parts[0], parts[1], size), read_steps(data, arms)
     value_trace, score_trace, ridge = options
     score = traced(steps.score, score_trace)
-    here, later, held = along(basis, value_trace)
-    loop = closing(basis, data)
+    loop, held = closing(basis, data), traces(basis, value_trace)
     if how.method == "martingale" and not value_trace:
-        given = (basis.of(here), basis.of(later), score.ravel(), steps.reward.ravel())
-        run = partial(_dq_at_stationarity, given, loop, ridge)
+        run = partial(_dq_at_stationarity, basis, score, steps.reward, loop, ridge)
         return influence_effect(run, steps.ones, how, level, data.state)
 
-    def moments(blocks: Callable, w: jax.Array) -> dict:
-        def of_block(w: jax.Array, x: dict) -> dict:
-            now, next_, trace = basis.of(x["here"]), basis.of(x["later"]), x["held"]
-            weight, both = w * x["score"], x["score"] * x["reward"]
-            return {
-                **lstd_sums(now, next_, held_basis(basis, trace), w, x["reward"]),
-                "c": next_.total(weight) - now.total(weight), "both": w @ both,
-                "score": weight.sum(),
-            }  # fmt: skip
-
-        given = {"here": here, "later": later, "held": held, "score": score,
-                 "reward": steps.reward}  # fmt: skip
-        return jax.vmap(of_block)(w, jax.tree.map(blocks, given))
+    def moments(part: Part, w: jax.Array) -> dict:
+        here, later = (basis.of(x) for x in part.state(basis.values))
+        reward, weight = part.step(steps.reward), w * part.step(score)
+        trace = here if held is None else basis.of(*map(part.step, held))
+        return {
+            **lstd_sums(here, later, trace, w, reward), "c": later.total(weight) -
+            here.total(weight), "both": weight @ reward, "score": weight.sum(),
+        }  # fmt: skip
 
     def finish(m: dict) -> tuple:
         weights, mean = solve(basis, m, loop, ridge)
@@ -390,16 +384,17 @@ def _dq(
 
 
 def _dq_at_stationarity(
-    given: tuple, loop: jax.Array, ridge: float, ones: jax.Array
-) -> tuple[jax.Array, dict]:
+    basis: Basis, score: jax.Array, reward: jax.Array, loop: jax.Array, ridge: float,
+    ones: jax.Array,
+) -> tuple[jax.Array, dict]:  # fmt: skip
     """Differences-in-Q under the stationary law of the fitted chain, as a function of weights.
 
     That law is the share of steps in each state, since the loop is closed: the estimate is the
     same. Its derivative is not. Steps in one direction only, in and out of a state, move the
     stationary law, and with it the influences of steps become martingale differences.
     """
-    here, later, score, reward = given
-    weight = ones.ravel()
+    here, later = basis.of(basis.values[:, :-1]), basis.of(basis.values[:, 1:])
+    weight, score, reward = ones.ravel(), score.ravel(), reward.ravel()
     sums = lstd_sums(here, later, here, weight, reward)
     bordered, gauge = bordered_system(here, sums, loop, ridge)
     found = jnp.linalg.solve(bordered, sums["b"])
@@ -417,19 +412,15 @@ def _off_policy(
     data: Trajectories, parts: tuple, asked: Asked, size: int, doubly_robust: bool, ridge: float
 ) -> Effect:
     arms, how, level = asked
-    basis, steps = Basis(*parts, size), read_steps(data, arms)
-    here, later, _ = along(basis, 0.0)
+    basis, steps = Basis(parts[0], parts[1], size), read_steps(data, arms)
     loop = closing(basis, data)
 
-    def moments(blocks: Callable, w: jax.Array) -> dict:
-        def of_block(w: jax.Array, x: dict) -> dict:
-            now, next_ = basis.of(x["here"]), basis.of(x["later"])
-            weights = {"pooled": w, "control": w * x["control"], "treated": w * x["treated"]}
-            return {n: lstd_sums(now, next_, now, v, x["reward"]) for n, v in weights.items()}
-
-        given = {"here": here, "later": later, "reward": steps.reward,
-                 "control": steps.inverse[0], "treated": steps.inverse[1]}  # fmt: skip
-        return jax.vmap(of_block)(w, jax.tree.map(blocks, given))
+    def moments(part: Part, w: jax.Array) -> dict:
+        here, later = (basis.of(x) for x in part.state(basis.values))
+        reward = part.step(steps.reward)
+        control, treated = (w * part.step(x) for x in steps.inverse)
+        weights = {"pooled": w, "control": control, "treated": treated}
+        return {n: lstd_sums(here, later, here, v, reward) for n, v in weights.items()}
 
     def finish(m: dict) -> tuple:
         each, pooled = {}, m["pooled"]

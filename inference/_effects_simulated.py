@@ -13,6 +13,7 @@ from decisionppl.inference._effect import Effect, check_level
 from decisionppl.inference._effects_logged import check_data
 from decisionppl.inference._intervals import (
     Interval,
+    Part,
     as_interval,
     batch_means,
     combine,
@@ -26,7 +27,7 @@ from decisionppl.inference._trajectories import (
     simulate,
     stepped,
 )
-from decisionppl.inference._value_estimates import along, check_fit, closing, lstd_sums, solve
+from decisionppl.inference._value_estimates import check_fit, closing, lstd_sums, solve
 
 
 def simulated(
@@ -188,7 +189,7 @@ def _forked(
     replayed: dict, key: jax.Array, args: tuple, world: dict,
 ) -> Effect:  # fmt: skip
     arms, how, level, horizon, ridge = asked
-    basis = Basis(*parts, size)
+    basis = Basis(parts[0], parts[1], size)
     runs, steps = data.reward.shape
     used = steps - horizon + 1
     _, choices = decision(step.value, jax.tree.map(lambda x: x[0, 0], data.state), args)
@@ -222,25 +223,19 @@ def _forked(
     mask = jnp.broadcast_to(data.mask, (runs, steps))
     ones = mask.astype(jnp.result_type(float))
     whole = mask[:, horizon - 1 :]  # forks that end before the run does
-    share = jnp.pad(whole, ((0, 0), (0, steps - used)))
     fit = lambda x: jnp.pad(x, ((0, 0), (0, steps - used)) + ((0, 0),) * (x.ndim - 2))  # noqa: E731
-    here, later, _ = along(basis, 0.0)
-    loop = closing(basis, data)
-    known = {"here": here, "later": later, "reward": jnp.where(mask, data.reward, 0.0),
-             "share": share, "gain": fit(gain), "treated": fit(treated), "control": fit(control),
-             "differs": fit(differs)}  # fmt: skip
+    share, gain, treated, control, differs = map(fit, (whole, gain, treated, control, differs))
+    loop, rewards = closing(basis, data), jnp.where(mask, data.reward, 0.0)
 
-    def moments(blocks: Callable, w: jax.Array) -> dict:
-        def of_block(w: jax.Array, x: dict) -> dict:
-            now, next_ = basis.of(x["here"]), basis.of(x["later"])
-            weight = jnp.where(x["share"], w, 0.0)
-            ends = [basis.of(x[n]).total(weight) for n in ("treated", "control")]
-            return {
-                **lstd_sums(now, next_, now, w, x["reward"]), "c": ends[0] - ends[1],
-                "gain": weight @ x["gain"], "differs": weight @ x["differs"], "forks": weight.sum(),
-            }  # fmt: skip
-
-        return jax.vmap(of_block)(w, jax.tree.map(blocks, known))
+    def moments(part: Part, w: jax.Array) -> dict:
+        here, later = (basis.of(x) for x in part.state(basis.values))
+        weight = jnp.where(part.step(share), w, 0.0)
+        ends = [basis.of(part.step(x)).total(weight) for x in (treated, control)]
+        return {
+            **lstd_sums(here, later, here, w, part.step(rewards)), "c": ends[0] - ends[1],
+            "gain": weight @ part.step(gain), "differs": weight @ part.step(differs),
+            "forks": weight.sum(),
+        }  # fmt: skip
 
     def finish(m: dict) -> tuple:
         weights, mean = solve(basis, m, loop, ridge)

@@ -6,7 +6,6 @@ pass; what remains is the variance of a sum of :math:`\psi_t`.
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -120,6 +119,18 @@ def in_blocks(x: jax.Array, num_blocks: int) -> jax.Array:
     return jnp.pad(x, padding).reshape(runs * each, length, *x.shape[2:])
 
 
+class Part(NamedTuple):
+    """A stretch of steps, or all of them.
+
+    Attributes:
+        step: `(x [runs, steps, ...]) -> [length, ...]`.
+        state: `(x [runs, steps + 1, ...]) -> (before, after)` of the steps, each [length, ...].
+    """
+
+    step: Callable
+    state: Callable
+
+
 def combine(
     moments: Callable, finish: Callable, data: Trajectories, ones: jax.Array, key: Any,
     how: Interval, level: float,
@@ -127,8 +138,7 @@ def combine(
     """An estimate made of sums over steps, with its interval.
 
     Args:
-        moments: `(blocks, weights [blocks, length]) -> sums [blocks, ...]`, where `blocks` puts an
-            array [runs, steps, ...] in blocks.
+        moments: `(part, weights [length]) -> sums` over the steps of a `Part`.
         finish: `sums -> (estimate, diagnostics)`.
         data: the trajectories.
         ones: weights of the steps: one, and zero where there is none.
@@ -138,7 +148,7 @@ def combine(
     """
     if how.method in ("bootstrap", "batch_means"):
         count = how.num_blocks * (PIECES if how.method == "bootstrap" else 1)
-        sums = moments(partial(in_blocks, num_blocks=count), in_blocks(ones, count))
+        sums = _by_block(moments, ones, count)
         if how.method == "bootstrap":
             return bootstrap_effect(finish, sums, key, how.num_replicates, level)
         total = jax.tree.map(lambda m: m.sum(0), sums)
@@ -146,11 +156,40 @@ def combine(
         parts = jax.tree.map(lambda g, m: m.reshape(len(m), -1) @ g.ravel(), slope, sums)
         return batch_effect(found, said, sum(jax.tree.leaves(parts)), level)
 
-    def estimate(weights: jax.Array) -> tuple:
-        flat = lambda x: x.reshape(1, -1, *x.shape[2:])  # noqa: E731
-        return finish(jax.tree.map(lambda m: m[0], moments(flat, flat(weights))))
+    def flat(x: jax.Array) -> jax.Array:
+        return x.reshape(-1, *x.shape[2:])
 
-    return influence_effect(estimate, ones, how, level, data.state)
+    whole = Part(flat, lambda x: (flat(x[:, :-1]), flat(x[:, 1:])))
+    return influence_effect(lambda w: finish(moments(whole, flat(w))), ones, how, level, data.state)
+
+
+def _by_block(moments: Callable, ones: jax.Array, count: int) -> Any:
+    """Sums over blocks of consecutive steps of one run, leaves [blocks, ...].
+
+    Every run is a block where there are enough runs. One block after the other is read, so that
+    what is read stays in the processor's cache.
+    """
+    runs, steps = ones.shape
+    each = min(max(1, -(-count // runs)), steps)
+    length = -(-steps // each)
+
+    def block(i: jax.Array) -> Any:
+        run, begin = i // each, (i % each) * length
+        start = jnp.minimum(begin, steps - length)  # the last block reaches back
+
+        def cut(x: jax.Array, size: int) -> jax.Array:
+            sizes = (1, size, *x.shape[2:])
+            return jax.lax.dynamic_slice(x, (run, start, *(0 for _ in sizes[2:])), sizes)[0]
+
+        def state(x: jax.Array) -> tuple:
+            both = cut(x, length + 1)
+            return both[:-1], both[1:]
+
+        fresh = start + jnp.arange(length) >= begin
+        part = Part(lambda x: cut(x, length), state)
+        return moments(part, jnp.where(fresh, part.step(ones), 0.0))
+
+    return jax.lax.map(block, jnp.arange(runs * each))
 
 
 def batch_effect(found: jax.Array, said: dict, sums: Any, level: float) -> Effect:

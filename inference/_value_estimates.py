@@ -117,14 +117,15 @@ def check_fit(trace: float, ridge: float, name: str = "trace") -> None:
 def _fit(
     data: Trajectories, parts: tuple, size: int, options: tuple[float, float, float | None]
 ) -> tuple[jax.Array, jax.Array]:
-    basis, (trace, ridge, discount) = Basis(*parts, size), options
+    basis, (trace, ridge, discount) = Basis(parts[0], parts[1], size), options
     gamma = 1.0 if discount is None else discount
     ones = jnp.broadcast_to(data.mask, data.reward.shape).astype(jnp.result_type(float))
     reward = jnp.where(ones > 0, data.reward, 0.0).ravel()
-    here, later, held = along(basis, gamma * trace)
-    sums = lstd_sums(
-        basis.of(here), basis.of(later), held_basis(basis, held), ones.ravel(), reward, gamma
-    )
+    flat = lambda x: x.reshape(-1, *x.shape[2:])  # noqa: E731
+    here, later = basis.of(flat(basis.values[:, :-1])), basis.of(flat(basis.values[:, 1:]))
+    held = traces(basis, gamma * trace)
+    weights_of = here if held is None else basis.of(*map(flat, held))
+    sums = lstd_sums(here, later, weights_of, ones.ravel(), reward, gamma)
     mean = sums["reward"] / sums["n"]
     if discount is None:
         return solve(basis, sums, closing(basis, data), ridge)
@@ -132,18 +133,12 @@ def _fit(
     return jnp.linalg.solve(sums["A"] + seen, sums["b"]), mean
 
 
-def along(basis: Basis, trace: float) -> tuple[jax.Array, jax.Array, tuple]:
-    """Features before and after each step, and the traces with which errors are weighed."""
-    here, later = basis.values[:, :-1], basis.values[:, 1:]
+def traces(basis: Basis, trace: float) -> tuple[jax.Array, jax.Array] | None:
+    """Features with which errors are weighed where they fade, and the trace of the constant."""
     if not trace:
-        return here, later, (here, None)
-    return here, later, (traced(here, trace), traced(jnp.ones(here.shape[:2], here.dtype), trace))
-
-
-def held_basis(basis: Basis, held: tuple) -> Basis:
-    """Traces as features."""
-    values, level = held
-    return basis.of(values, None if level is None else level.ravel())
+        return None
+    here = basis.values[:, :-1]
+    return traced(here, trace), traced(jnp.ones(here.shape[:2], here.dtype), trace)
 
 
 def returns(data: Trajectories, window: int) -> jax.Array:

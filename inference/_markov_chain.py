@@ -9,17 +9,19 @@ One set of formulas for three criteria. With the mixed kernel P, a row of weight
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from scipy import sparse
+from scipy import linalg, sparse
 from scipy.sparse import csgraph
 from scipy.sparse.linalg import splu
 
 from decisionppl.inference._markov_kernel import Kernel
 
 _DENSE = 400  # up to here all eigenvalues are found
+_FULL = 0.1  # share of entries from which a matrix is solved as a dense one
 _TERMS = 40  # from which the rate of a series is read
 _ROUNDING = 1e-12
 _FEW = 8  # states that an error names
@@ -148,6 +150,9 @@ def make_chain(
 
 def _factored(matrix: Any) -> tuple[Callable, Callable]:
     """Solutions of `matrix @ x = v` and of `x @ matrix = v`; diagonally dominant by rows."""
+    if matrix.nnz > _FULL * matrix.shape[0] ** 2:
+        dense = linalg.lu_factor(matrix.toarray())
+        return partial(linalg.lu_solve, dense), partial(linalg.lu_solve, dense, trans=1)
     factors = splu(
         matrix.tocsc(), permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0,
         options={"SymmetricMode": True},
@@ -202,6 +207,8 @@ def _ergodic(transition: sparse.csr_array, states: Any, name: str) -> np.ndarray
             "discount or a horizon with an initial law."
         )
     recurrent = label == closed[0]
+    if (transition.diagonal()[recurrent] > 0).any():
+        return recurrent  # who may stay is not periodic
     inside = recurrent[source] & recurrent[target]
     root = int(np.argmax(recurrent))
     depth = csgraph.dijkstra(transition, indices=root, unweighted=True)

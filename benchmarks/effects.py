@@ -189,7 +189,7 @@ def _structural(options, known, truth):
     size = 50
     model = rental_marketplace.rental_marketplace(size, unknown=True)
     true = rental_marketplace.rental_marketplace(size)
-    steps, repeats = (2000, 3) if options.smoke else (20_000, 200)
+    steps, repeats = (2000, 3) if options.smoke else (20_000, 100)
     engine = inference.laplace(model.step, jnp.asarray(size))
 
     def log(key):

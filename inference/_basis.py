@@ -59,10 +59,11 @@ class Basis(NamedTuple):
             pairs = jnp.concatenate([flat + here.values, flat + later.values])
             both = jnp.concatenate([weight, -discount * weight])
             return jax.ops.segment_sum(both, pairs, self.size**2).reshape(self.size, -1)
+        # differences are summed, not sums subtracted: features may change little in a step
         change = weight[:, None] * (here.values - discount * later.values)
-        inner = self.values.T @ change / self.scale[:, None]
         ones = jnp.ones_like(weight) if self.level is None else self.level
-        rows = jnp.concatenate([inner, (ones @ change)[None]]) / self.scale
+        inner = _products(self.values, change) / self.scale[:, None]
+        rows = jnp.concatenate([inner, _products(ones[:, None], change)]) / self.scale
         last = (1 - discount) * self.total(weight)
         return jnp.concatenate([rows, last[:, None]], axis=1)
 
@@ -70,6 +71,21 @@ class Basis(NamedTuple):
         """The features of other states, in one axis of times."""
         tail = () if self.is_table else values.shape[-1:]
         return self._replace(values=values.reshape(-1, *tail), level=level)
+
+
+def _products(left: jax.Array, right: jax.Array) -> jax.Array:
+    """Sum over times of outer products, as sums of sums.
+
+    One running sum of single precision over all steps would lose digits; under `vmap` products of
+    matrices are such sums.
+    """
+    count = len(left)
+    length = max(1, round(count**0.5))
+    parts = (
+        jnp.pad(x, ((0, -count % length), (0, 0))).reshape(-1, length, x.shape[1])
+        for x in (left, right)
+    )
+    return jnp.einsum("bti,btj->bij", *parts).sum(0)
 
 
 def make_basis(state: Any, features: int | Callable | None) -> Basis:

@@ -114,25 +114,32 @@ def posterior(
     table = kernel.propensity if p is None else policy_table(first, p)[None]
     tables = np.broadcast_to(table, (len(kernel.reward), *table.shape[1:]))
     law = None if discount is None else initial_law(first, initial)
+    entries = kernel.reward.shape[-1] ** 2 * kernel.num_arms
+    pieces = np.array_split(np.arange(len(tables)), -(-len(tables) * entries // _MOST_ENTRIES))
     draws = [
-        _of_draw(
-            first._replace(probability=chance).dense(), gain, shares, law, order, discount, arms
+        _of_draws(
+            kernel._replace(probability=kernel.probability[rows]).dense(), kernel.reward[rows],
+            tables[rows], law, order, discount, arms,
         )
-        for chance, gain, shares in zip(kernel.probability, kernel.reward, tables, strict=True)
-    ]
-    return EffectPosterior(*map(np.array, zip(*draws, strict=True)))
+        for rows in pieces
+    ]  # fmt: skip
+    return EffectPosterior(*map(np.concatenate, zip(*draws, strict=True)))
 
 
+_MOST_ENTRIES = 20_000_000  # of transition probabilities at a time
 _DRAWN = ("probability", "gain", "gain_variance", "reward", "propensity")
 
 
-def _of_draw(
+def _of_draws(
     by_arm: np.ndarray, gain: np.ndarray, shares: np.ndarray, law: Any, order: int,
     discount: float | None, arms: tuple[int, int],
 ) -> tuple:  # fmt: skip
-    """The fields of `EffectPosterior`. In NumPy: nothing to compile, and XLA's own solves of
-    dense systems, mapped over draws, were seen to stop for good on two cores (jax 0.10)."""
-    size = gain.shape[1]
+    """The fields of `EffectPosterior` for draws [draws, ...].
+
+    In NumPy: nothing to compile, and solves of dense systems by XLA, mapped over draws, were seen
+    to stop for good on two cores (jax 0.10).
+    """
+    size = gain.shape[-1]
     gamma = 1.0 if discount is None else discount
     # u (I - P + 1 u)^-1 is the stationary law, for any weights u
     start = np.full(size, 1 / size) if law is None else law
@@ -141,21 +148,23 @@ def _of_draw(
     def system(matrix: np.ndarray) -> np.ndarray:
         return np.eye(size) - gamma * matrix + level
 
-    mixed = np.einsum("sa,ast->st", shares, by_arm)
-    mean = np.einsum("sa,as->s", shares, gain)
+    mixed = np.einsum("dsa,dast->dst", shares, by_arm)
+    mean = np.einsum("dsa,das->ds", shares, gain)[..., None]
     resolvent = np.linalg.inv(system(mixed))
     weights = start @ resolvent
-    resolvent = resolvent - weights @ resolvent if law is None else gamma * resolvent
-    parts = []
+    resolvent = resolvent - (weights[:, None] @ resolvent) if law is None else gamma * resolvent
+    parts, values = [], []
     for a in arms:
-        change = by_arm[a] - mixed
-        given = (weights, lambda v: resolvent @ v, lambda v, c=change: c @ v, mean, gain[a])
-        parts.append(np.stack(terms(*given, order, "policy")))
-    values = [np.linalg.solve(system(by_arm[a]).T, start) @ gain[a] for a in arms]
-    by_order = np.cumsum(parts[1] - parts[0])
+        earns, change = gain[:, a, :, None], by_arm[:, a] - mixed
+        solve, apply = partial(np.matmul, resolvent), partial(np.matmul, change)
+        found = terms(weights[:, None], solve, apply, mean, earns, order, "policy")
+        parts.append(np.stack(found, -1)[:, 0, 0])
+        end = np.linalg.solve(system(by_arm[:, a]).transpose(0, 2, 1), start[:, None])
+        values.append((end * earns).sum((1, 2)))
+    by_order = np.cumsum(parts[1] - parts[0], axis=1)
     effect = values[1] - values[0]
-    naive = weights @ (gain[arms[1]] - gain[arms[0]])
-    return *values, effect, naive, by_order[1], by_order[1] - effect, by_order
+    naive = (weights * (gain[:, arms[1]] - gain[:, arms[0]])).sum(1)
+    return *values, effect, naive, by_order[:, 1], by_order[:, 1] - effect, by_order
 
 
 def dirichlet_kernel(

@@ -56,9 +56,9 @@ def test_sums_of_features_keep_their_digits_in_single_precision():
     weight = jnp.full((4, 20_000), 1.9)
 
     def matrix(values, weight):
-        basis = Basis(values, 2, 1)
+        basis = Basis(values, jnp.ones(2), 3)
         here, later = basis._replace(values=values[:-1]), basis._replace(values=values[1:])
-        return lstd_sums(here, later, here, weight, weight)["A"]
+        return lstd_sums(here, later, here, weight, weight)["A"][:2, :2]
 
     found = np.asarray(jax.vmap(matrix)(table[state], weight))
     values = table[state].astype(float)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import sparse
 
+from decisionppl.inference._kernel import Kernel
 from decisionppl.inference._markov_chain import (
     Chain,
     initial_law,
@@ -16,7 +17,6 @@ from decisionppl.inference._markov_chain import (
     policy_table,
     shrinkage,
 )
-from decisionppl.inference._markov_kernel import Kernel
 from decisionppl.inference.value import check_horizon, evaluate
 
 Form = Literal["policy", "kernel"]

@@ -10,8 +10,8 @@ import numpy as np
 from decisionppl._play import as_key
 from decisionppl.inference._basis import make_basis
 from decisionppl.inference._effects_exact import check_arms, terms
-from decisionppl.inference._effects_logged import check_data
-from decisionppl.inference._markov_kernel import Kernel
+from decisionppl.inference._kernel import Kernel
+from decisionppl.inference._scores import check_data
 from decisionppl.inference._trajectories import Trajectories
 
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from decisionppl.inference._effect import Effect, check_level, normal_interval
-from decisionppl.inference._effects_logged import check_data
+from decisionppl.inference._scores import check_data
 from decisionppl.inference._trajectories import Trajectories
 
 

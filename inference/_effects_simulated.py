@@ -10,7 +10,6 @@ import jax.numpy as jnp
 from decisionppl._play import Same, as_key
 from decisionppl.inference._basis import Basis, make_basis
 from decisionppl.inference._effect import Effect, check_level
-from decisionppl.inference._effects_logged import check_data
 from decisionppl.inference._intervals import (
     Interval,
     Part,
@@ -20,6 +19,7 @@ from decisionppl.inference._intervals import (
     influence_effect,
     interval_without_key,
 )
+from decisionppl.inference._scores import check_data
 from decisionppl.inference._trajectories import (
     Trajectories,
     decision,

@@ -18,7 +18,7 @@ from scipy import linalg, sparse
 from scipy.sparse import csgraph
 from scipy.sparse.linalg import splu
 
-from decisionppl.inference._markov_kernel import Kernel
+from decisionppl.inference._kernel import Kernel
 
 _DENSE = 400  # up to here all eigenvalues are found
 _FULL = 0.1  # share of entries from which a matrix is solved as a dense one

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,59 +16,12 @@ from decisionppl._play import example_run, is_latent
 from decisionppl._roles import role_of
 from decisionppl._space import action_space
 from decisionppl._structure import depends
+from decisionppl.inference._kernel import Kernel
+from decisionppl.inference._markov_states import Index, told
 
 _MOST_ENTRIES = 50_000_000
 _ROUNDING = 4 * np.finfo(float).eps
 _WINDOWED = (dist.BinomialProbs, dist.BinomialLogits, dist.Poisson, dist.DiscreteUniform)
-
-
-class Kernel(NamedTuple):
-    """The law of one step of a finite Markov model, in double precision.
-
-    Transitions are listed, since most states lead to a few others only; no pair (arm, source,
-    target) is listed twice. With several worlds all fields of floats have a leading axis [draws].
-
-    Attributes:
-        states: pytree with a leading axis [states].
-        actions: dict from action site to values [arms, ...].
-        arm, source, target: int [entries].
-        probability: [entries]; sums to one over the entries of each arm and source.
-        gain: reward less cost expected given the transition, [entries].
-        gain_variance: its variance given the transition, [entries].
-        reward: expected reward less cost, [arms, states].
-        propensity: probability of each arm by the model's own law, [states, arms].
-        truncated: the largest probability that was left out of any law with an unbounded or a
-            long support, before its probabilities were scaled to sum to one.
-    """
-
-    states: Any
-    actions: dict[str, np.ndarray]
-    arm: np.ndarray
-    source: np.ndarray
-    target: np.ndarray
-    probability: np.ndarray
-    gain: np.ndarray
-    gain_variance: np.ndarray
-    reward: np.ndarray
-    propensity: np.ndarray
-    truncated: float
-
-    @property
-    def num_states(self) -> int:
-        """Number of states."""
-        return self.reward.shape[-1]
-
-    @property
-    def num_arms(self) -> int:
-        """Number of arms."""
-        return self.reward.shape[-2]
-
-    def dense(self) -> np.ndarray:
-        """Transition probabilities [arms, states, next states], with draws before if there are."""
-        arms, states = self.reward.shape[-2:]
-        table = np.zeros((*self.probability.shape[:-1], arms, states, states))
-        table[..., self.arm, self.source, self.target] = self.probability
-        return table
 
 
 def kernel(
@@ -132,58 +85,6 @@ def kernel(
     return found._replace(**{n: getattr(found, n)[0] for n in drawn})
 
 
-def tabular(transition: Any, reward: Any, propensity: Any = 0.5) -> Kernel:
-    """A kernel from arrays.
-
-    Args:
-        transition: probabilities [arms, states, next states].
-        reward: expected rewards [arms, states].
-        propensity: the experiment: the probability of arm 1 of two, or probabilities [arms] or
-            [states, arms].
-
-    Returns:
-        `Kernel` in which rewards do not vary; states are numbers from zero.
-
-    Raises:
-        ValueError: shapes that disagree, or rows that are no probabilities.
-
-    Example:
-        >>> from decisionppl.inference import effects, markov
-        >>> move = [[[0.9, 0.1], [0.2, 0.8]], [[0.6, 0.4], [0.5, 0.5]]]
-        >>> known = markov.tabular(move, [[0.0, 5.0], [1.0, 6.0]])
-        >>> round(effects.taylor(known).estimate, 8)
-        1.41666667
-    """
-    table, gain = np.asarray(transition, float), np.asarray(reward, float)
-    if table.ndim != 3 or table.shape[1] != table.shape[2] or gain.shape != table.shape[:2]:
-        raise ValueError(
-            "expected transition [arms, states, states] and reward [arms, states], got "
-            f"{list(table.shape)} and {list(gain.shape)}."
-        )
-    wrong = (table < 0).any(-1) | (np.abs(table.sum(-1) - 1) > 1e-6)
-    if wrong.any():
-        a, s = np.argwhere(wrong)[0].tolist()
-        raise ValueError(
-            f"transition: expected probabilities that sum to one, got {table[a, s].tolist()} for "
-            f"arm {a} in state {s}."
-        )
-    arms, states = gain.shape
-    law = np.asarray(propensity, float)
-    if law.ndim == 0 and arms == 2:
-        law = np.stack([1 - law, law])
-    if law.shape not in ((arms,), (states, arms)) or (law < 0).any():
-        raise ValueError(
-            f"propensity: expected a probability of arm 1 of two, [{arms}] or [{states}, {arms}], "
-            f"got {propensity!r}."
-        )
-    arm, source, target = np.nonzero(table)
-    return Kernel(
-        np.arange(states), {"arm": np.arange(arms)}, arm, source, target,
-        table[arm, source, target], gain[arm, source], np.zeros(len(arm)), gain,
-        np.broadcast_to(law, (states, arms)), 0.0,
-    )  # fmt: skip
-
-
 def _double(tree: Any) -> Any:
     """Arrays of 64 bits."""
 
@@ -196,7 +97,7 @@ def _double(tree: Any) -> Any:
 
 
 def _kernel(step: Callable, states: Any, args: tuple, world: dict[str, Any], tail: float) -> Kernel:
-    index = _Index(states)
+    index = Index(states)
     example = jax.tree.map(lambda x: x[0], states)
     worlds, draws = _checked_worlds(step, world, (example, *args))
     first = {n: v[0] for n, v in worlds.items()}
@@ -252,7 +153,7 @@ def _kernel(step: Callable, states: Any, args: tuple, world: dict[str, Any], tai
             "expected states that are the same for every value of the parameters."
         )
     after = jax.tree.map(lambda x: x[0], after)
-    target = index.find(after, lambda i: _told(states, row[i], values, i))
+    target = index.find(after, lambda i: told(states, row[i], values, i))
     flat = (arm * index.count + row) * index.count + target
     pairs, inverse = np.unique(flat, return_inverse=True)
     gather = sparse.csr_array(
@@ -426,57 +327,3 @@ def _propensity(
     actions = {n: a[np.tile(np.arange(arms), count)] for n, a in choices.items()}
     log = mapped(of_row, jax.tree.map(lambda x: x[rows], states), actions)
     return np.exp(log).reshape(-1, count, arms)
-
-
-def _told(states: Any, source: int, values: Mapping[str, Any], i: int) -> str:
-    """A transition in words."""
-    given = {n: np.asarray(v[i]).tolist() for n, v in values.items()}
-    return f"from {jax.tree.map(lambda x: np.asarray(x[source]).tolist(), states)} with {given}"
-
-
-class _Index:
-    """Numbers of states, by value."""
-
-    def __init__(self, states: Any) -> None:
-        leaves = jax.tree.leaves(states)
-        counts = {len(x) for x in leaves if np.ndim(x)}
-        if len(counts) != 1 or not all(np.ndim(x) for x in leaves):
-            raise ValueError(
-                "states: expected all states, with one leading axis [states] for every part of a "
-                f"state; got shapes {[np.shape(x) for x in leaves]}."
-            )
-        self.structure = jax.tree.structure(states)
-        self.count = counts.pop()
-        self.table = self._rows(states)
-        self.order = np.lexsort(self.table.T[::-1])
-        ordered = self.table[self.order]
-        twice = np.nonzero((ordered[1:] == ordered[:-1]).all(1))[0]
-        if len(twice):
-            raise ValueError(f"states: {ordered[twice[0]].tolist()} is listed twice.")
-
-    def _rows(self, states: Any) -> np.ndarray:
-        parts = [np.asarray(x, float).reshape(len(x), -1) for x in jax.tree.leaves(states)]
-        return np.concatenate(parts, axis=1)
-
-    def find(self, states: Any, told: Callable[[int], str]) -> np.ndarray:
-        """The number of each state, [rows]."""
-        if jax.tree.structure(states) != self.structure:
-            raise ValueError(
-                f"the step returns {jax.tree.structure(states)}, a state is {self.structure}. "
-                "Return the next state in the form in which the state comes."
-            )
-        rows = self._rows(states)
-        both = np.concatenate([self.table, rows])
-        _, number = np.unique(both, axis=0, return_inverse=True)
-        number = number.reshape(-1)
-        place = np.full(number.max() + 1, -1)
-        place[number[: self.count]] = np.arange(self.count)
-        found = place[number[self.count :]]
-        missing = np.nonzero(found < 0)[0]
-        if len(missing):
-            i = int(missing[0])
-            raise ValueError(
-                f"the step leads to state {rows[i].tolist()}, which is not listed: {told(i)}. "
-                "List every state that can be reached."
-            )
-        return found

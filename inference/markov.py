@@ -13,7 +13,8 @@ expected rewards :math:`r_a(s)`.
 """
 
 from decisionppl.inference._effects_posterior import dirichlet_kernel
-from decisionppl.inference._markov_kernel import Kernel, kernel, tabular
+from decisionppl.inference._kernel import Kernel, tabular
+from decisionppl.inference._markov_kernel import kernel
 from decisionppl.inference._tables import from_table
 from decisionppl.inference._trajectories import Trajectories, chain, rollout
 

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from decisionppl.inference._kernel import Kernel
 from decisionppl.inference._markov_chain import initial_law, make_chain, mixed, policy_table
-from decisionppl.inference._markov_kernel import Kernel
 from decisionppl.inference._value_estimates import LinearValue, advantages, lstd, one_hot, returns
 
 __all__ = [

@@ -112,57 +112,50 @@ def posterior(
     for policy in (p, *(np.eye(kernel.num_arms)[a] for a in arms)):
         make_chain(first, policy_table(first, policy), discount, initial)
     table = kernel.propensity if p is None else policy_table(first, p)[None]
-    with jax.enable_x64(True):
-        law = None if discount is None else jnp.asarray(initial_law(first, initial))
-        found = _by_draw(
-            jnp.asarray(kernel.dense()), jnp.asarray(kernel.reward),
-            jnp.broadcast_to(jnp.asarray(table), (len(kernel.reward), *table.shape[1:])),
-            law, (order, discount, tuple(arms)),
-        )  # fmt: skip
-    return EffectPosterior(*map(np.asarray, found))
+    tables = np.broadcast_to(table, (len(kernel.reward), *table.shape[1:]))
+    law = None if discount is None else initial_law(first, initial)
+    draws = [
+        _of_draw(
+            first._replace(probability=chance).dense(), gain, shares, law, order, discount, arms
+        )
+        for chance, gain, shares in zip(kernel.probability, kernel.reward, tables, strict=True)
+    ]
+    return EffectPosterior(*map(np.array, zip(*draws, strict=True)))
 
 
 _DRAWN = ("probability", "gain", "gain_variance", "reward", "propensity")
 
 
-@partial(jax.jit, static_argnums=4)
-def _by_draw(
-    transition: jax.Array, reward: jax.Array, table: jax.Array, law: Any, asked: tuple
-) -> tuple:
-    order, discount, arms = asked
-    size = reward.shape[-1]
+def _of_draw(
+    by_arm: np.ndarray, gain: np.ndarray, shares: np.ndarray, law: Any, order: int,
+    discount: float | None, arms: tuple[int, int],
+) -> tuple:  # fmt: skip
+    """The fields of `EffectPosterior`. In NumPy: nothing to compile, and XLA's own solves of
+    dense systems, mapped over draws, were seen to stop for good on two cores (jax 0.10)."""
+    size = gain.shape[1]
     gamma = 1.0 if discount is None else discount
+    # u (I - P + 1 u)^-1 is the stationary law, for any weights u
+    start = np.full(size, 1 / size) if law is None else law
+    level = start if law is None else 0.0
 
-    def one(draw: tuple) -> tuple:
-        by_arm, gain, shares = draw
+    def system(matrix: np.ndarray) -> np.ndarray:
+        return np.eye(size) - gamma * matrix + level
 
-        def solved(matrix: jax.Array) -> tuple:
-            """Weights of the criterion, and the resolvent as a matrix."""
-            if discount is not None:
-                inverse = jnp.linalg.inv(jnp.eye(size) - gamma * matrix)
-                return law @ inverse, gamma * inverse
-            # u (I - P + 1 u)^-1 is the stationary law, for any weights u
-            even = jnp.full(size, 1 / size)
-            inverse = jnp.linalg.inv(jnp.eye(size) - matrix + even)
-            weights = even @ inverse
-            centred = inverse - jnp.outer(jnp.ones(size), weights @ inverse)
-            return weights, centred
-
-        mixed = jnp.einsum("sa,ast->st", shares, by_arm)
-        mean = jnp.einsum("sa,as->s", shares, gain)
-        weights, resolvent = solved(mixed)
-        parts = []
-        for a in arms:
-            change = by_arm[a] - mixed
-            given = (weights, lambda v: resolvent @ v, lambda v, c=change: c @ v, mean, gain[a])
-            parts.append(jnp.stack(terms(*given, order, "policy")))
-        values = [solved(by_arm[a])[0] @ gain[a] for a in arms]
-        by_order = jnp.cumsum(parts[1] - parts[0])
-        effect = values[1] - values[0]
-        naive = weights @ (gain[arms[1]] - gain[arms[0]])
-        return *values, effect, naive, by_order[1], by_order[1] - effect, by_order
-
-    return jax.lax.map(one, (transition, reward, table), batch_size=32)
+    mixed = np.einsum("sa,ast->st", shares, by_arm)
+    mean = np.einsum("sa,as->s", shares, gain)
+    resolvent = np.linalg.inv(system(mixed))
+    weights = start @ resolvent
+    resolvent = resolvent - weights @ resolvent if law is None else gamma * resolvent
+    parts = []
+    for a in arms:
+        change = by_arm[a] - mixed
+        given = (weights, lambda v: resolvent @ v, lambda v, c=change: c @ v, mean, gain[a])
+        parts.append(np.stack(terms(*given, order, "policy")))
+    values = [np.linalg.solve(system(by_arm[a]).T, start) @ gain[a] for a in arms]
+    by_order = np.cumsum(parts[1] - parts[0])
+    effect = values[1] - values[0]
+    naive = weights @ (gain[arms[1]] - gain[arms[0]])
+    return *values, effect, naive, by_order[1], by_order[1] - effect, by_order
 
 
 def dirichlet_kernel(

@@ -1,11 +1,13 @@
 """Arrays that a function reads from outside, under double precision."""
 
+import copy
 import functools
 import types
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from numpyro.primitives import Messenger
 
 _LIBRARIES = ("jax", "jaxlib", "numpyro", "numpy", "scipy", "flax", "decisionppl")
 
@@ -16,7 +18,8 @@ def with_own_constants(fn: Callable) -> Callable:
     JAX remembers a NumPy array, by identity, in the precision in which it was first traced. A
     model that was run in single precision could then not be traced in double precision (JAX 0.10:
     "Cannot lower jaxpr with verifier errors"). Enclosed variables, globals and defaults are
-    looked through, and so are the functions among them; attributes of objects are not.
+    looked through, and so are the functions among them and those inside NumPyro's handlers;
+    attributes of other objects are not.
 
     Args:
         fn: any callable; those that are no Python functions are returned as they are.
@@ -35,6 +38,10 @@ def _copied(value: Any, known: dict[int, Any]) -> Any:
         if isinstance(value, dict):
             return {n: _copied(v, known) for n, v in value.items()}
         return type(value)(_copied(v, known) for v in value)
+    if isinstance(value, Messenger) and value.fn is not None:
+        made = copy.copy(value)
+        made.fn = _copied(value.fn, known)
+        return made
     if not isinstance(value, types.FunctionType):
         return value
     if (value.__module__ or "").split(".")[0] in _LIBRARIES and not value.__closure__:

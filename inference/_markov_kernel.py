@@ -44,7 +44,8 @@ def kernel(
         states: all states, a pytree of the structure of `state` with a leading axis [states].
         *args: further arguments of the step, such as parameters.
         world: values of latent sites that are parameters: a dict from site to [draws, ...], as
-            engines sample them. All draws are evaluated in one program.
+            engines sample them. All draws are evaluated in one program. For one value give
+            `numpyro.handlers.condition(step, {site: value})` as the step.
         tail: probability that may be left out of each Binomial and Poisson law.
 
     Returns:
@@ -101,7 +102,8 @@ def _kernel(step: Callable, states: Any, args: tuple, world: dict[str, Any], tai
     example = jax.tree.map(lambda x: x[0], states)
     worlds, draws = _checked_worlds(step, world, (example, *args))
     first = {n: v[0] for n, v in worlds.items()}
-    trace = example_run(step, (example, *args), data=first)
+    # samplers of integers take seconds to compile, and no value is needed
+    trace = example_run(step, (example, *args), data=first, values=False)
     roles = {n: role_of(s) for n, s in trace.items()}
     if "reward" not in roles.values():
         raise ValueError(
@@ -111,7 +113,8 @@ def _kernel(step: Callable, states: Any, args: tuple, world: dict[str, Any], tai
     choices = action_space(step, example, *args)
     arms = len(next(iter(choices.values())))
     run = partial(_run, step, args)
-    free = {n: s for n, s in trace.items() if n not in worlds}
+    fixed = {n for n, s in trace.items() if s["type"] == "sample" and s["is_observed"]}
+    free = {n: s for n, s in trace.items() if n not in worlds and n not in fixed}
     needed = _needed(partial(run, first), free, roles, example)
 
     # one row per state, arm and combination of what has been enumerated so far
@@ -179,7 +182,7 @@ def _checked_worlds(step: Callable, world: dict[str, Any], args: tuple) -> tuple
     """Values of the latent sites, and how many draws there are of them."""
     if not world:
         return {}, 1
-    trace = example_run(step, args)
+    trace = example_run(step, args, values=False)
     latent = [n for n, s in trace.items() if is_latent(s)]
     worlds = {n: v for n, v in world.items() if n in latent}  # samplers return other sites too
     counts = {n: jnp.shape(v)[:1] for n, v in worlds.items()}
@@ -221,8 +224,10 @@ def _consequences(trace: Mapping[str, Any], after: Any) -> tuple:
 def _needed(run: Callable, trace: Mapping, roles: Mapping, example: Any) -> list[str]:
     """Random sites on which the next state or the expected reward depends, in program order."""
     random = [n for n, s in trace.items() if s["type"] == "sample" and roles[n] != "action"]
-    actions = {n: trace[n]["value"] for n, role in roles.items() if role == "action"}
-    values = [jnp.asarray(trace[n]["value"]) for n in random]
+    some = {n: jnp.zeros(jnp.shape(s["value"]), s["value"].dtype) for n, s in trace.items()
+            if n in random or roles[n] == "action"}  # fmt: skip
+    actions = {n: some[n] for n, role in roles.items() if role == "action"}
+    values = [some[n] for n in random]  # programs are looked at, not run
     needed: set[str] = set()
 
     def outputs(needed: frozenset[str], *given: Any) -> Any:
@@ -251,10 +256,11 @@ def _enumerated(
 ) -> tuple[np.ndarray, np.ndarray, float]:  # fmt: skip
     """Values [rows, width] of a site, their probabilities [draws, rows, width], what was left."""
     law = _core(law)
-    if jnp.shape(law.mean) != () or law.event_shape:
+    if jax.eval_shape(lambda law: jnp.asarray(law.mean), law).shape != () or law.event_shape:
         raise ValueError(
             f"site {name!r} has shape {(*law.batch_shape, *law.event_shape)}: sites of several "
-            "numbers are not enumerated. Give each number a site of its own."
+            "numbers are not enumerated. Give each number a site of its own; if it is a parameter, "
+            "give its value in world=, or by numpyro.handlers.condition(step, values)."
         )
     if isinstance(law, _WINDOWED):
 
@@ -270,7 +276,8 @@ def _enumerated(
         raise ValueError(
             f"site {name!r}: {type(law).__name__} has no finite support, and the next state or the "
             "reward depends on its value. Expected finite sites, Binomial or Poisson; or estimate "
-            "from simulated trajectories."
+            "from simulated trajectories. If it is a parameter, give its value in world=, or by "
+            "numpyro.handlers.condition(step, values)."
         )
 
     def look(low: Any, found: Mapping, after: Any) -> tuple:

@@ -55,7 +55,9 @@ def from_table(
         time: column to order a unit's rows by; None if they are in order.
         action: column of the arm taken, ints, bools or strings.
         reward: column of the reward, costs taken off.
-        state: numeric columns, the features of the state.
+        state: numeric columns, the features of the state; or the name of one column, for states
+            that are numbers (whole ones where the column is of whole numbers, as `effects.dq`
+            and `markov.dirichlet_kernel` take them).
         propensity: column of the probability of the arm that was taken, where there are two arms;
             or one column for each arm, in the order of `arms`.
         design: in place of `propensity`: the probability of the second arm, those of all arms
@@ -64,8 +66,8 @@ def from_table(
         terminal: whether a unit's last row is a step, after which nothing follows.
 
     Returns:
-        `Trajectories`: state [runs, steps + 1, features] (zero where a run has ended), arm, reward
-        and mask [runs, steps], propensity [runs, steps, arms].
+        `Trajectories`: state [runs, steps + 1, features], or [runs, steps + 1] of one column (zero
+        where a run has ended), arm, reward and mask [runs, steps], propensity [runs, steps, arms].
 
     Raises:
         ValueError: a column that is missing, not numeric, or holds NaN or infinity; probabilities
@@ -113,6 +115,9 @@ def from_table(
         return out
 
     longest = int(steps.max())
+    if isinstance(state, str):
+        whole = columns(state).dtype.kind in "biu"
+        states = states[:, 0].astype(int) if whole else states[:, 0]
     return Trajectories(
         jnp.asarray(padded(states, longest + 1, 0, order.lengths)),
         jnp.asarray(padded(arm, longest, 0, steps)),

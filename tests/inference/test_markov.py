@@ -178,3 +178,25 @@ def test_propensities_of_units_in_a_plate_are_those_of_the_policy():
         runs = markov.rollout(step, 0.0, 2, key=0, policy=policy)
         assert runs.propensity.shape == (1, 2, 3, 2)
         assert np.allclose(runs.propensity, [1 - share, share], atol=1e-6)
+
+
+WEIGHT = np.array([1.0, 2.0])
+
+
+def test_a_parameter_is_fixed_by_condition_after_a_run_in_single_precision():
+    def step(x):
+        rate = numpyro.sample("rate", dist.Beta(1, 1).expand([2]).to_event(1))
+        arm = dp.action("arm", 2)
+        dp.reward("gain", jnp.asarray(WEIGHT)[arm] * x)
+        return dp.state("x", dist.Bernoulli(rate[arm]))
+
+    with pytest.raises(ValueError, match=r"site 'rate' has shape \(2,\).*handlers.condition"):
+        markov.kernel(step, jnp.arange(2))
+    fixed = {"rate": jnp.array([0.25, 0.5])}
+    market = numpyro.handlers.condition(step, fixed)
+    markov.rollout(market, 0, 3, key=0)
+    known = markov.kernel(market, jnp.arange(2))
+    np.testing.assert_allclose(known.dense()[:, 0, 1], [0.25, 0.5])
+    drawn = markov.kernel(step, jnp.arange(2), world={"rate": fixed["rate"][None]})
+    np.testing.assert_allclose(drawn.dense()[0], known.dense())
+    np.testing.assert_allclose(drawn.reward[0], known.reward)

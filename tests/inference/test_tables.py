@@ -69,10 +69,11 @@ def test_without_states_every_row_is_a_step():
 
 def test_without_units_and_times_the_table_is_one_run_in_order():
     runs = build(unit=None, time=None, state="queue")
-    assert runs.state[..., 0].tolist() == [[5, 1, 0, 2, 7]]
+    assert runs.state.tolist() == [[5, 1, 0, 2, 7]]  # one column by name: states are numbers
+    assert np.issubdtype(runs.state.dtype, np.integer)
     assert runs.reward.tolist() == [[3, 2, 1, 4]]
     units = build(time=None, state="queue")  # in the order of the rows of a unit
-    assert units.state[0, :, 0].tolist() == [1, 0, 2]
+    assert units.state[0].tolist() == [1, 0, 2]
 
 
 def test_arms_are_in_the_order_given():
@@ -202,7 +203,7 @@ def test_every_step_is_kept_once(unit, terminal):
 
     def call():
         return markov.from_table(
-            table, unit="u", action="a", reward="r", state="s", design=0.5, terminal=terminal
+            table, unit="u", action="a", reward="r", state=["s"], design=0.5, terminal=terminal
         )
 
     if any(len(k) == 0 for k in kept):

@@ -45,7 +45,14 @@ class Basis(NamedTuple):
         if self.is_table:
             pairs = self.values * self.size + other.values
             return jax.ops.segment_sum(weight, pairs, self.size**2).reshape(self.size, -1)
-        return self.values.T @ (weight[:, None] * other.values)
+        # sums of sums: one running sum of single precision over all steps would lose digits
+        count = weight.shape[0]
+        length = max(1, round(count**0.5))
+        left, right = (
+            jnp.pad(x, ((0, -count % length), (0, 0))).reshape(-1, length, x.shape[1])
+            for x in (weight[:, None] * self.values, other.values)
+        )
+        return jnp.einsum("bti,btj->bij", left, right).sum(0)
 
     def take(self, shape: tuple, values: jax.Array) -> "Basis":
         """Features at some of the times, in another shape of times."""

@@ -242,8 +242,13 @@ def lstd_sums(
         reward: [steps].
         discount: of what comes later.
     """
+    if here.is_table:
+        matrix = held.cross(weight, here) - discount * held.cross(weight, later)
+    else:  # features that change little from step to step would drown in rounding otherwise
+        change = here.values - discount * later.values
+        matrix = held.cross(weight, here._replace(values=change))
     return {
-        "A": held.cross(weight, here) - discount * held.cross(weight, later),
+        "A": matrix,
         "f": held.total(weight), "b": held.total(weight * reward), "seen": here.total(weight),
         "n": weight.sum(), "reward": weight @ reward,
     }  # fmt: skip

@@ -12,6 +12,8 @@ import pytest
 import decisionppl as dp
 from decisionppl import testing
 from decisionppl.inference import effects, markov, value
+from decisionppl.inference._basis import Basis
+from decisionppl.inference._value_estimates import lstd_sums
 from decisionppl.testing import reference
 
 MARKET = reference.rental_marketplace(6, p=0.3)
@@ -44,6 +46,25 @@ def by_hand(data, p, close=True):
 
 
 # Identities.
+
+
+def test_sums_of_features_keep_their_digits_in_single_precision():
+    """Under vmap too, where a plain product is one running sum of all steps."""
+    random = np.random.default_rng(0)
+    table = random.uniform(0.5, 1.5, (3, 2)).astype(np.float32)
+    state = np.cumsum(random.random((4, 20_001)) < 0.01, axis=1) % 3  # states last
+    weight = jnp.full((4, 20_000), 1.9)
+
+    def matrix(values, weight):
+        basis = Basis(values, 2, 1)
+        here, later = basis._replace(values=values[:-1]), basis._replace(values=values[1:])
+        return lstd_sums(here, later, here, weight, weight)["A"]
+
+    found = np.asarray(jax.vmap(matrix)(table[state], weight))
+    values = table[state].astype(float)
+    change = values[:, :-1] - values[:, 1:]
+    exact = np.einsum("rti,rtj->rij", values[:, :-1], change) * float(weight[0, 0])
+    np.testing.assert_allclose(found, exact, rtol=0, atol=20_000 * 1e-7)
 
 
 def test_tabular_dq_is_made_of_counts(runs):

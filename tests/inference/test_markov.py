@@ -200,3 +200,75 @@ def test_a_parameter_is_fixed_by_condition_after_a_run_in_single_precision():
     drawn = markov.kernel(step, jnp.arange(2), world={"rate": fixed["rate"][None]})
     np.testing.assert_allclose(drawn.dense()[0], known.dense())
     np.testing.assert_allclose(drawn.reward[0], known.reward)
+
+
+def walk(position, pull):
+    right = dp.action("right", dist.Bernoulli(0.5), given=position)
+    wind = numpyro.sample("wind", dist.Bernoulli(0.3))
+    dp.reward("gain", 1.0 * right - pull * wind)
+    return dp.state("position", position + 2 * right - 1)
+
+
+def test_a_trajectory_is_the_step_again_and_again_and_can_be_intervened_on():
+    for arm, last in ((1, 5), (0, -5)):
+        trace = dp.play(markov.chain(walk, 0), 0, policy=arm)(5, 0.5)
+        assert trace["right"]["value"].tolist() == [arm] * 5
+        assert trace["position"]["value"][-1] == last
+        assert (trace["gain"]["value"] == arm - 0.5 * trace["wind"]["value"]).all()
+    some = dp.play(markov.chain(walk, 0), 0, data={"right": jnp.array([1, 1, 1])})(3, 0.5)
+    assert some["position"]["value"].tolist() == [1, 2, 3]
+
+
+def test_rollouts_share_their_noise_and_compile_once(compilations):
+    markov.rollout(walk, 0, 50, key=0, args=(0.5,), policy=1, num_runs=3)
+    before = compilations()
+    runs = [
+        markov.rollout(walk, 0, 50, key=jax.random.key(1), args=(0.2,), policy=a, num_runs=3)
+        for a in (0, 1)
+    ]
+    assert compilations() - before <= 1  # the key
+    wind = [(np.asarray(r.arm) - np.asarray(r.reward)) / 0.2 for r in runs]
+    np.testing.assert_allclose(wind[0], wind[1], atol=1e-5)
+    assert 0 < wind[0].mean() < 1
+    assert not np.allclose(wind[0][0], wind[0][1])
+    for arm, run in enumerate(runs):
+        assert (np.asarray(run.arm) == arm).all()
+        assert (np.asarray(run.propensity[..., arm]) == 1).all()
+        assert (np.asarray(run.state[:, -1]) == (2 * arm - 1) * 50).all()
+    burnt = markov.rollout(walk, 0, 40, key=jax.random.key(1), args=(0.2,), policy=1, burn_in=10)
+    assert burnt.state[0, 0] == 10
+
+
+def rounded(x):
+    dp.reward("r", 1.0 * dp.action("a", 2))
+    return dp.state("x", jnp.asarray(1))
+
+
+@pytest.mark.parametrize(
+    ("ask", "message"),
+    [
+        (lambda: markov.rollout(walk, 0, 5, key=0, args=(0.5,), policy={"left": 1}), "'right'"),
+        (lambda: markov.rollout(walk, 0, 5, key=0, args=(0.5,), policy={"a": 1, "b": 0}), "one"),
+        (lambda: markov.rollout(rounded, 0.5, 5, key=0), "first state"),
+        (lambda: markov.rollout(rounded, {"x": 1}, 5, key=0), "Return the next state in the form"),
+        (lambda: markov.rollout(walk, 0, 0, key=0, args=(0.5,)), "num_steps"),
+    ],
+)
+def test_rollouts_say_what_is_wrong(ask, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        ask()
+
+
+def test_parameters_are_the_same_at_every_step_and_in_every_draw():
+    def step(x):
+        rate = numpyro.sample("rate", dist.Beta(1, 1))
+        treat = dp.action("treat", dist.Bernoulli(0.5))
+        dp.reward("r", dist.Normal(1.0 * x + treat, 2.0))
+        return dp.state("x", dist.Bernoulli(rate))
+
+    runs = markov.rollout(step, 0, 4000, key=0, world={"rate": 0.9})
+    assert abs(runs.state[0].mean() - 0.9) < 0.03
+    known = markov.kernel(step, jnp.arange(2), world={"rate": np.array([0.9, 0.2])})
+    np.testing.assert_allclose(known.dense()[:, 1, 0], [[0.1, 0.9], [0.8, 0.2]], atol=1e-15)
+    np.testing.assert_allclose(known.gain_variance, 4)
+    np.testing.assert_allclose(known.gain[0], known.reward[0][known.arm, known.source])

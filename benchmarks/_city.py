@@ -249,7 +249,7 @@ def speed(num_steps):
     return rows
 
 
-PAIRS = {"pricing": 64, "dispatch": 320, "rush hours": 32}  # of runs, for the truth
+PAIRS = {"pricing": 64, "dispatch": 128, "rush hours": 32}  # of runs, for the truth
 
 
 def rows(options):
@@ -257,7 +257,7 @@ def rows(options):
     for i, (where, settings) in enumerate(REGIMES.items()):
         if options.smoke and i:
             break
-        sizes = (1500, 2, 2, 4) if options.smoke else (50_000, 60, 16, PAIRS[where])
+        sizes = (1500, 2, 2, 4) if options.smoke else (50_000, 40, 8, PAIRS[where])
         found += regime(where, settings, sizes, options.seed + 1000 * i, options.smoke)
         print(f"{where}: done", flush=True)  # several minutes each
     if not options.smoke:

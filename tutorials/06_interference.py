@@ -241,7 +241,8 @@ figure.savefig("interference.png", dpi=120)
 #   too many to list; `effects.forked` where there is a simulator.
 #
 # The number to hold: the naive answer has the wrong sign and misses the truth by several times
-# the effect, while Differences-in-Q is within its error and the posterior covers the truth.
+# the effect, while Differences-in-Q is within its error of order 1 and the posterior of all rows
+# covers the truth.
 
 # %%
 assert naive.interval[0] > 0 > truth
@@ -250,6 +251,7 @@ assert abs(dq.estimate - series.estimate) < 4 * dq.stderr, dq.estimate
 assert dq.interval[1] < 0
 assert abs(series.bias) < 0.1 * abs(limits["naive"].bias)
 assert limits["off-policy"].sd > 10 * limits["dq"].sd
-assert interval[0] - 0.005 < truth < interval[1] + 0.005 < 0.005
+assert abs(posterior.effect.mean() - truth) < 4 * posterior.effect.std()
+assert SMOKE or interval[0] < truth < interval[1] < 0
 assert choice == "do not"
 plt.close("all")

@@ -432,7 +432,8 @@ def _propensity(
     rows = np.repeat(np.arange(count), arms)
     actions = {n: a[np.tile(np.arange(arms), count)] for n, a in choices.items()}
     log = mapped(of_row, jax.tree.map(lambda x: x[rows], states), actions)
-    return np.exp(log).reshape(-1, count, arms)
+    chance = np.exp(log).reshape(-1, count, arms)
+    return np.where(chance <= _ROUNDING, 0.0, chance)
 
 
 def _told(states: Any, source: int, values: Mapping[str, Any], i: int) -> str:

@@ -234,6 +234,8 @@ def probabilities(law: dist.Distribution, values: jax.Array) -> jax.Array:
     while isinstance(law, dist.MaskedDistribution | dist.ExpandedDistribution):
         law = law.base_dist
     found = jnp.exp(law.log_prob(values.reshape(len(values), *(1 for _ in batch))))
+    # NumPyro keeps probabilities away from zero by rounding, and estimators divide by them
+    found = jnp.where(found <= 4 * jnp.finfo(found.dtype).eps, 0.0, found)
     return jnp.moveaxis(jnp.broadcast_to(found, (len(values), *batch)), 0, -1)
 
 

@@ -392,3 +392,17 @@ def test_misuse_says_what_to_do(runs, ask, message):
 def test_other_things_are_no_trajectories():
     with pytest.raises(TypeError, match=r"markov\.rollout"):
         effects.naive(np.zeros(3))  # pyright: ignore
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_an_arm_that_is_never_drawn_is_refused(share):
+    def step(x):
+        treat = dp.action("treat", dist.Bernoulli(share))
+        dp.reward("gain", 1.0 * treat)
+        return dp.state("x", dist.Bernoulli(0.5))
+
+    arm = 1 - int(share)
+    with pytest.raises(ValueError, match=f"arm {arm} has probability 0 in run 0 at step 0"):
+        effects.naive(markov.rollout(step, 0, 5, key=0))
+    with pytest.raises(ValueError, match="an arm has probability zero in state number 0"):
+        effects.asymptotics(markov.kernel(step, jnp.arange(2)))

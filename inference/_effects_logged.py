@@ -210,7 +210,10 @@ def off_policy_lstd(
         level: of the interval.
 
     Returns:
-        `Effect`; diagnostics `control` and `treated`, the two average rewards.
+        `Effect`; diagnostics `control` and `treated`, the two average rewards, and
+        `control_effective_steps` and `treated_effective_steps`: as how many steps the weighted
+        ones count. Where they are few, the states that an arm would lead to were hardly seen, and
+        the interval is too narrow.
 
     Raises:
         ValueError: a probability of zero, several units a step, a bad setting.
@@ -362,12 +365,17 @@ def _off_policy(
             bordered, gauge = bordered_system(basis, sums, loop, ridge)
             found = jnp.linalg.solve(bordered, sums["b"])
             weights, mean = found.at[gauge].set(0.0), found[gauge]
+            start = jnp.zeros(basis.size, found.dtype).at[gauge].set(sums["n"])
+            ratio = jnp.linalg.solve(bordered.T, start)
             if doubly_robust:
-                start = jnp.zeros(basis.size, found.dtype).at[gauge].set(sums["n"])
-                ratio = jnp.linalg.solve(bordered.T, start)
                 error = m[name]["b"] - m[name]["A"] @ weights - m[name]["f"] * mean
                 mean = mean + ratio @ error / sums["n"]
-            each[name] = mean
+            each |= {name: mean, f"{name}_ratio": ratio}
         return each["treated"] - each["control"], each
 
-    return combine(moments, finish, data, steps.ones, None, how, level)
+    found = combine(moments, finish, data, steps.ones, None, how, level)
+    said, everywhere = dict(found.diagnostics), basis._replace(values=basis.values[:, :-1])
+    for name, inverse in zip(("control", "treated"), steps.inverse, strict=True):
+        weight = everywhere.at(said.pop(f"{name}_ratio")) * inverse * steps.ones
+        said[f"{name}_effective_steps"] = weight.sum() ** 2 / jnp.sum(weight**2)
+    return found._replace(diagnostics=said)

@@ -134,6 +134,8 @@ def test_off_policy_is_the_stationary_reward_of_each_arm(runs):
         robust = effects.off_policy_lstd(runs, 7, doubly_robust=True)
     np.testing.assert_allclose(found.estimate, means[1] - means[0], rtol=1e-5)
     np.testing.assert_allclose(found.diagnostics["treated"], means[1], rtol=1e-5)
+    share = found.diagnostics["control_effective_steps"] / runs.reward.size
+    assert 0.3 < share < 0.71  # .7 if the law of the states were that of the experiment
     # indicators of all states leave little to mend: the half steps
     np.testing.assert_allclose(robust.estimate, found.estimate, rtol=0.02)
 

@@ -134,8 +134,9 @@ def _table(state: Any, count: int) -> Basis:
     if len(leaves) != 1 or jnp.ndim(leaves[0]) != 2 or jnp.issubdtype(leaves[0].dtype, jnp.inexact):
         raise ValueError(
             f"features={count}: expected states that are whole numbers from 0 to {count - 1}, got "
-            f"{[f'{x.dtype}{list(x.shape)}' for x in leaves]}. Give a function from a state to a "
-            "vector of features."
+            f"{[f'{x.dtype}{list(x.shape)}' for x in leaves]}. Make them integers "
+            "[runs, steps + 1] (markov.from_table: state= the name of a column of integers), or "
+            "give a function from a state to a vector of features."
         )
     if not 1 < count <= _MOST_STATES:
         raise ValueError(

@@ -259,8 +259,9 @@ def _enumerated(
     if jax.eval_shape(lambda law: jnp.asarray(law.mean), law).shape != () or law.event_shape:
         raise ValueError(
             f"site {name!r} has shape {(*law.batch_shape, *law.event_shape)}: sites of several "
-            "numbers are not enumerated. Give each number a site of its own; if it is a parameter, "
-            "give its value in world=, or by numpyro.handlers.condition(step, values)."
+            "numbers (of a plate, or of a loop within the step) are not enumerated. Give each "
+            "number a site of its own; if it is a parameter, give its value in world=, or by "
+            "numpyro.handlers.condition(step, values); or simulate the step (markov.rollout)."
         )
     if isinstance(law, _WINDOWED):
 

@@ -191,6 +191,11 @@ def _checked_worlds(step: Callable, world: dict[str, Any], args: tuple) -> tuple
             f"world: expected values [draws, ...] of some of the latent sites {latent}, got "
             f"{ {n: jnp.shape(v) for n, v in world.items()} }."
         )
+    lost = [n for n, v in worlds.items() if not np.isfinite(np.asarray(v, float)).all()]
+    if lost:
+        raise ValueError(
+            f"world: {lost[0]!r} has draws that are NaN or infinite: look at the engine's belief."
+        )
     return worlds, next(iter(counts.values()))[0]
 
 

@@ -103,11 +103,13 @@ def rental_marketplace(
         else:
             (arrive, back), utility = shares, jnp.asarray(known)
         treat = dp.action("treat", dist.Bernoulli(p), given=free)
-        book = arrive * _books(utility[treat], free, count)
+        # zero as a constant: second derivatives of log(0 * x) are NaN
+        book = jnp.where(free > 0, arrive * _books(utility[treat], free, count), 0.0)
         booked = dp.reward("booking", dist.Bernoulli(book))
         # at most one event a step: a unit comes back only where none was booked
         end = back * (count - free) / count / (1 - book)
-        returned = dp.outcome("return", dist.Bernoulli(jnp.where(booked == 1, 0.0, end)))
+        possible = (booked == 0) & (free < count)
+        returned = dp.outcome("return", dist.Bernoulli(jnp.where(possible, end, 0.0)))
         return dp.state("free", free - booked + returned)
 
     return MarkovModel(step, np.asarray(count), np.arange(count + 1), None)

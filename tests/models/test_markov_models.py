@@ -488,3 +488,18 @@ def test_interference_in_the_city_is_real():
 def test_errors_name_the_argument(call, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         call()
+
+
+def test_a_belief_about_the_market_survives_its_edges():
+    """Where nothing is free nothing is booked, and where all is nothing comes back."""
+    known = market.rental_marketplace(5, unknown=True)
+    engine = dp.inference.laplace(known.step, jnp.asarray(5))
+    log = {"treat": jnp.array([0, 1, 1, 0]), "booking": jnp.array([0, 0, 1, 0]),
+           "return": jnp.array([0, 1, 0, 0])}  # fmt: skip
+    rows = dp.observe(known.step, (jnp.array([5, 0, 3, 0]),), log)
+    key = jax.random.key(0)
+    worlds = engine.sample(key, engine.update(key, engine.init(key), rows), 20)
+    assert all(np.isfinite(v).all() for v in worlds.values())
+    broken = {**worlds, "utility": np.full((20, 2), np.nan)}
+    with pytest.raises(ValueError, match="'utility' has draws that are NaN"):
+        markov.kernel(known.step, known.states, world=broken)

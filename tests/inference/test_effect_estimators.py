@@ -100,6 +100,12 @@ def test_naive_and_monte_carlo(runs):
     np.testing.assert_allclose(difference.estimate, means[1] - means[0], rtol=1e-4)
 
 
+def test_blocks_that_do_not_divide_a_run_count_each_step_once(runs):
+    for ask in (effects.naive, lambda d, **how: effects.dq(d, 7, **how)):
+        found = [ask(runs, interval=effects.batch_means(n)) for n in (2, 14, 22)]
+        np.testing.assert_allclose([f.estimate for f in found], found[0].estimate, rtol=1e-4)
+
+
 def test_traces_of_scores_are_advantages(runs):
     _, _, eta = by_hand(runs, 0.3)
     fitted = value.lstd(runs, 7)

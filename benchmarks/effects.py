@@ -16,7 +16,7 @@ import numpy as np
 from _common import finish, parser, row
 
 from decisionppl import testing
-from decisionppl.inference import effects, markov
+from decisionppl.inference import effects, markov, value
 from decisionppl.models import rental_marketplace, two_state
 
 
@@ -58,10 +58,10 @@ def exact(options):
                 limits["off-policy"].sd, limits["naive"].sd)  # fmt: skip
         table |= {f"rental N={size}: {n}": pair for n, pair in
                   zip(names, zip(ours, numbers, strict=True), strict=True)}  # fmt: skip
-    for name, (value, known) in table.items():
+    for name, (found, known) in table.items():
         limit = 5e-5 if name.endswith("sd") else 1e-9
-        rows.append(row(f"{name}: {value:.10g}, distance to the notes' {known:.10g}",
-                        abs(value - known), "", limit, least=False))  # fmt: skip
+        rows.append(row(f"{name}: {found:.10g}, distance to the notes' {known:.10g}",
+                        abs(found - known), "", limit, least=False))  # fmt: skip
     sizes = (100, 1000) if options.smoke else (100, 500, 1000, 2000, 5000, 10_000)
     for size in sizes:
         start = time.perf_counter()
@@ -157,17 +157,17 @@ def monte_carlo(options):
 
         keys = jax.random.split(jax.random.key(options.seed + steps), repeats)
         found = jax.jit(lambda k, one=one: jax.lax.map(one, k))(keys)
-        for name, (value, stderr, low, high) in found.items():
-            value, stderr, low, high = (np.asarray(x, float) for x in (value, stderr, low, high))
+        for name, (guess, stderr, low, high) in found.items():
+            guess, stderr, low, high = (np.asarray(x, float) for x in (guess, stderr, low, high))
             limit = {"naive": "naive", "difference in means": "naive", "off-policy LSTD":
                      "off-policy"}.get(name, "dq")  # fmt: skip
             aim = limits[limit].estimand
             cover = np.mean((low <= aim) & (aim <= high))
-            error = 100 * np.sqrt(np.mean((value - truth) ** 2)) / truth
+            error = 100 * np.sqrt(np.mean((guess - truth) ** 2)) / truth
             target = {200_000: 7, 20_000: 24}.get(steps) if name == "DQ, tabular" else None
             text = (f"T={steps}, {repeats} experiments, {name}: rmse (bias "
-                    f"{100 * (value.mean() / truth - 1):.1f}, sd {100 * value.std() / truth:.1f}, "
-                    f"stderr/sd {stderr.mean() / value.std():.2f})")  # fmt: skip
+                    f"{100 * (guess.mean() / truth - 1):.1f}, sd {100 * guess.std() / truth:.1f}, "
+                    f"stderr/sd {stderr.mean() / guess.std():.2f})")  # fmt: skip
             rows.append(row(text, error, "% of the effect", target, least=False))
             name_it = f"T={steps}, {name}: 95 % intervals cover what it estimates"
             rows.append(row(name_it, float(cover), ""))
@@ -225,6 +225,26 @@ def structural(options):
             float(np.mean(spreads) / np.sqrt(np.mean(error**2))), ""),
         row(f"T={steps}, structural posterior, Laplace and kernel of 100 worlds", took, "s"),
     ]  # fmt: skip
+
+
+def bound(options):
+    """How well the effect can be known from 20,000 steps: Cramer-Rao, four parameters."""
+    size, step = 50, 1e-5
+    model = rental_marketplace.rental_marketplace(size, unknown=True)
+    base = np.array([0.5, 0.5, 0.315, 0.3937])  # arrival, return, utilities
+    points = np.stack([base, *(base - step * np.eye(4))])
+    world = {"event": np.c_[points[:, :2], 1 - points[:, :2].sum(1)], "utility": points[:, 2:]}
+    known = markov.kernel(model.step, model.states, world=world)
+    effect = effects.posterior(known).effect
+    slope = (effect[0] - effect[1:]) / step
+    score = (known.probability[0] - known.probability[1:]) / step
+    law = value.stationary(market(size))[known.source] / 2
+    chance = known.probability[0]
+    weight = np.where(chance > 0, law / np.where(chance > 0, chance, 1), 0)
+    information = np.einsum("e,ie,je->ij", weight, score, score)
+    sd = np.sqrt(slope @ np.linalg.solve(information, slope) / 20_000)
+    return [row("T=20000: least sd of an unbiased estimate, four structural parameters "
+                "(Cramer-Rao)", 100 * sd / effect[0], "% of the effect")]  # fmt: skip
 
 
 def nonstationary(options):
@@ -335,6 +355,7 @@ PARTS = {
     "identities": identities,
     "monte_carlo": monte_carlo,
     "structural": structural,
+    "bound": bound,
     "nonstationary": nonstationary,
     "city": city,
     "speed": speed,

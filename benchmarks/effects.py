@@ -60,7 +60,7 @@ def exact(options):
                   zip(names, zip(ours, numbers, strict=True), strict=True)}  # fmt: skip
     for name, (found, known) in table.items():
         limit = 5e-5 if name.endswith("sd") else 1e-9
-        rows.append(row(f"{name}: {found:.10g}, distance to the notes' {known:.10g}",
+        rows.append(row(f"{name}: {found:.10g}, distance to the known {known:.10g}",
                         abs(found - known), "", limit, least=False))  # fmt: skip
     sizes = (100, 1000) if options.smoke else (100, 500, 1000, 2000, 5000, 10_000)
     for size in sizes:

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
 from decisionppl.inference._basis import Basis, make_basis
 from decisionppl.inference._effect import Effect, check_level
@@ -240,13 +241,27 @@ def _setting(
     """How intervals are made, without the key; and the key."""
     how = as_interval(interval, default)
     check_level(level)
+    if how.method == "regeneration":
+        _check_visits(data, how.state)
+    return interval_without_key(how), how.key
+
+
+def _check_visits(data: Trajectories, number: Any) -> None:
+    """Refuse a state that the runs do not return to: there would be no two sums to compare."""
     state = jax.tree.leaves(data.state)[0]
-    if how.method == "regeneration" and jnp.ndim(state) != 2:
+    if jnp.ndim(state) != 2:
         raise ValueError(
             "interval: regeneration needs states that are numbers, got "
             f"{state.dtype}{list(state.shape)}. Use batch_means()."
         )
-    return interval_without_key(how), how.key
+    if isinstance(state, Tracer):
+        return
+    visits = int(((state[:, :-1] == number) & data.mask).sum())
+    if visits < 2:
+        raise ValueError(
+            f"interval: regeneration({number}) needs a state that is often visited, and the runs "
+            f"are in that state {visits} times. Give another, or use batch_means()."
+        )
 
 
 Asked = tuple[tuple[int, int], Interval, float]  # arms, interval, level

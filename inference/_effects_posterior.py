@@ -11,6 +11,7 @@ from decisionppl._play import as_key
 from decisionppl.inference._basis import make_basis
 from decisionppl.inference._effects_exact import check_arms, terms
 from decisionppl.inference._kernel import Kernel
+from decisionppl.inference._markov_chain import initial_law, make_chain, policy_table
 from decisionppl.inference._scores import check_data
 from decisionppl.inference._trajectories import Trajectories
 
@@ -98,8 +99,6 @@ def posterior(
         >>> bool(draws.dq_bias.mean() < 0)  # Differences-in-Q falls short here
         True
     """
-    from decisionppl.inference._markov_chain import initial_law, make_chain, policy_table
-
     if kernel.probability.ndim != 2:
         raise ValueError(
             "kernel: expected one with several draws (markov.kernel(..., world=draws) or "

@@ -6,10 +6,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from numpyro import handlers
 
 from decisionppl._play import Same, as_key
 from decisionppl.inference._basis import Basis, make_basis
 from decisionppl.inference._effect import Effect, check_level
+from decisionppl.inference._effects_exact import check_arms
 from decisionppl.inference._intervals import (
     Interval,
     Part,
@@ -166,6 +168,12 @@ def forked(
         raise ValueError(
             f"exogenous: expected values {list(jnp.shape(data.reward))} and more, got {wrong}."
         )
+    first = jax.tree.map(lambda x: x[0, 0], data.state)
+    site, _ = decision(step, first, args)
+    if site in replayed:
+        raise ValueError(
+            f"exogenous: {site!r} is the action site, which the forks decide. Leave it out."
+        )
     given = Same(features) if callable(features) else features
     asked = (tuple(arms), how, level, horizon, ridge)
     return _forked(Same(step), given, basis.size, asked, data, basis[:2], replayed, as_key(key),
@@ -173,10 +181,6 @@ def forked(
 
 
 def _arm_values(step: Callable, init: Any, args: tuple, arms: tuple[int, int]) -> list:
-    from numpyro import handlers
-
-    from decisionppl.inference._effects_exact import check_arms
-
     first = handlers.seed(init, jax.random.key(0))(*args) if callable(init) else init
     values = decision(step, first, args)[1]
     check_arms(arms, len(values))

@@ -223,6 +223,7 @@ def influence_effect(
         cycle = jnp.cumsum(visits.ravel())
         sums = jax.ops.segment_sum(influence.ravel(), cycle, visits.size + 1)
         said = {**said, "num_cycles": cycle[-1]}
+        sums = jnp.where(cycle[-1] > 1, sums, jnp.nan)  # one sum says nothing about its spread
     stderr = jnp.sqrt(jnp.sum(sums**2))
     return Effect(found, stderr, normal_interval(found, stderr, level), said)
 

@@ -17,14 +17,12 @@ class Steps(NamedTuple):
     Attributes:
         score: treated less control, each over its probability; summed over units.
         inverse: (control, treated): 1 over the probability where that arm was taken, else 0.
-        chance: (control, treated): probabilities of the arms.
         reward: rewards less costs.
         ones: one, and zero where there is no step.
     """
 
     score: jax.Array
     inverse: tuple[jax.Array, jax.Array]
-    chance: tuple[jax.Array, jax.Array]
     reward: jax.Array
     ones: jax.Array
 
@@ -42,7 +40,7 @@ def read_steps(data: Trajectories, arms: tuple[int, int]) -> Steps:
         score = score.sum(-1)
     reward = jnp.asarray(data.reward, score.dtype)
     ones = jnp.broadcast_to(data.mask, reward.shape).astype(score.dtype)
-    return Steps(score * ones, inverse, chance, reward * ones, ones)  # pyright: ignore
+    return Steps(score * ones, inverse, reward * ones, ones)  # pyright: ignore
 
 
 def check_data(data: Any, arms: Any, *, units: bool = True) -> None:

@@ -7,7 +7,7 @@ if not __name__.startswith("decisionppl."):
     )
 
 from decisionppl._inference import Inference, Rows, observe
-from decisionppl.inference import effects, markov, off_policy, policies, value
+from decisionppl.inference import designs, effects, markov, network, off_policy, policies, value
 from decisionppl.inference.autoregressive import autoregressive, impute
 from decisionppl.inference.conjugate import conjugate
 from decisionppl.inference.gaussian_process import gaussian_process
@@ -35,6 +35,7 @@ __all__ = [
     "Uncertainty",
     "autoregressive",
     "conjugate",
+    "designs",
     "diagnostics",
     "effects",
     "gaussian_process",
@@ -44,6 +45,7 @@ __all__ = [
     "loss_gap",
     "markov",
     "minibatches",
+    "network",
     "nuts",
     "observe",
     "off_policy",

@@ -84,6 +84,8 @@ def repeatable(case: Case) -> Iterator[str]:
     """The same key gives the same trace."""
     again = values_of(case)(case.key)
     for name, site in case.trace.items():
+        if site["type"] not in ("sample", "deterministic"):
+            continue  # a plate draws nothing
         if name not in again:
             yield f"site {name!r}: present in one run and absent in the next, with the same key."
         elif not callable(site["value"]) and not _same(site["value"], again[name]):

@@ -289,3 +289,13 @@ def test_interventions_on_continuous_and_several_actions():
         testing.check_intervention(model, actions={"a": [0.0, 1.0]})
     with pytest.raises(ValueError, match="no action site"):
         testing.check_intervention(no_action)
+
+
+def test_a_plate_is_no_site_that_must_have_a_value():
+    def plated():
+        with numpyro.plate("units", 3):
+            treat = dp.action("treat", dist.Bernoulli(0.5))
+            numpyro.sample("z", dist.Normal(0, 1))
+        dp.reward("r", dist.Normal(treat.sum(), 1.0))
+
+    assert testing.check_model(plated).passed

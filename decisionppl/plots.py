@@ -9,6 +9,7 @@ from decisionppl._result import Result
 
 # Okabe and Ito: told apart with every kind of colour vision
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_MARKS = ("o", "s", "^", "D", "v", "P", "X")
 
 
 def regret(results: Mapping[str, Result] | Result, *, title: str = "", axes: Any = None) -> Any:
@@ -156,6 +157,112 @@ def checks(report: Any, *, title: str = "", axes: Any = None) -> Any:
     )  # fmt: skip
     axes.set_yticklabels(names)
     axes.spines[["top", "right"]].set_visible(False)
+    return axes.figure
+
+
+def frontier(study: Any, *, title: str = "", axes: Any = None) -> Any:
+    """Bias against standard deviation of estimators under designs: the lower left is better.
+
+    Dotted arcs join equal root mean square errors. Estimators are told by colour and mark, designs
+    by the label beside the mark. What has no estimate in some experiments is left out.
+
+    Args:
+        study: of `inference.designs.compare`.
+        title: of the axes.
+        axes: matplotlib axes to draw into; None makes a figure.
+
+    Returns:
+        The matplotlib figure.
+
+    Example:
+        >>> import decisionppl as dp
+        >>> from decisionppl.inference import designs, network
+        >>> from decisionppl.models import network as gallery
+        >>> ring = network.graph([[i, (i + 1) % 60] for i in range(60)])
+        >>> study = designs.compare(gallery.spillovers(ring).model, {"unit": designs.unit(60)},
+        ...                         graph=ring, key=0, num_runs=20)
+        >>> type(dp.plots.frontier(study)).__name__
+        'Figure'
+    """
+    axes = _axes(axes)
+    size = abs(study.effect[0]) or 1.0
+    bias, sd = 100 * np.abs(study.bias) / size, 100 * study.sd / size
+    for j, name in enumerate(study.estimators):
+        axes.plot(
+            bias[:, j], sd[:, j], _MARKS[j % len(_MARKS)], color=_COLOURS[j % len(_COLOURS)],
+            label=name,
+        )  # fmt: skip
+        for i, design in enumerate(study.designs):
+            if np.isfinite(bias[i, j] + sd[i, j]):
+                axes.annotate(design, (bias[i, j], sd[i, j]), xytext=(5, 4), fontsize="x-small",
+                              textcoords="offset points", color="0.3")  # fmt: skip
+    most = np.nanmax(np.hypot(bias, sd)) if np.isfinite(bias + sd).any() else 1.0
+    angle = np.linspace(0, np.pi / 2, 50)
+    for radius in most * np.array([0.25, 0.5, 1.0]):
+        axes.plot(radius * np.cos(angle), radius * np.sin(angle), ":", color="0.8", linewidth=1,
+                  zorder=0)  # fmt: skip
+    axes.set(
+        xlabel="size of the bias, % of the effect", ylabel="standard deviation, % of the effect",
+        title=title, xlim=(-0.03 * most, 1.1 * most), ylim=(-0.03 * most, 1.1 * most),
+    )  # fmt: skip
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    return axes.figure
+
+
+def exposure(
+    graph: Any, treated: Any, positions: Any = None, *, title: str = "", axes: Any = None
+) -> Any:
+    """A network experiment: who is treated, and the share of treated among each one's neighbours.
+
+    Treated units are squares, control units circles; the darker, the more of their neighbours are
+    treated.
+
+    Args:
+        graph: of `inference.network.graph`.
+        treated: 0 or 1 [units].
+        positions: [units, 2], where to draw the units; default on a circle, in their order.
+        title: of the axes.
+        axes: matplotlib axes to draw into; None makes a figure.
+
+    Returns:
+        The matplotlib figure.
+
+    Raises:
+        ValueError: values or positions of another number of units.
+
+    Example:
+        >>> import decisionppl as dp
+        >>> path = dp.inference.network.graph([[0, 1], [1, 2]])
+        >>> type(dp.plots.exposure(path, [1, 0, 0])).__name__
+        'Figure'
+    """
+    from matplotlib.collections import LineCollection
+
+    count, treated = graph.num_units, np.asarray(treated)
+    if positions is None:
+        angle = 2 * np.pi * np.arange(count) / count
+        positions = np.stack([np.sin(angle), np.cos(angle)], axis=1)
+    positions = np.asarray(positions, float)
+    for name, value, shape in (
+        ("treated", treated, (count,)), ("positions", positions, (count, 2)),
+    ):  # fmt: skip
+        if value.shape != shape:
+            raise ValueError(f"{name}: expected shape {list(shape)}, got {list(value.shape)}.")
+    axes = _axes(axes)
+    ends = np.stack([positions[np.asarray(graph.sender)], positions[np.asarray(graph.receiver)]], 1)
+    axes.add_collection(LineCollection(list(ends), colors="0.85", linewidths=0.5, zorder=0))
+    share = np.asarray(graph.share(treated))
+    for arm, mark, name in ((0, "o", "control"), (1, "s", "treated")):
+        those = treated == arm
+        shown = axes.scatter(
+            *positions[those].T, c=share[those], marker=mark, cmap="viridis_r", vmin=0, vmax=1,
+            s=30, edgecolors="black", linewidths=0.5, label=name,
+        )  # fmt: skip
+    axes.figure.colorbar(shown, ax=axes, label="share of treated neighbours")
+    axes.set(title=title, xticks=[], yticks=[], aspect="equal")
+    axes.spines[:].set_visible(False)
+    axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, 0.02), ncols=2)
     return axes.figure
 
 

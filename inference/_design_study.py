@@ -137,7 +137,7 @@ def compare(
     )
 
 
-def _summary(found: Any, effect: float) -> list[float]:
+def _summary(found: Any, effect: float) -> list[Any]:
     estimate, stderr = np.asarray(found.estimate, float), np.asarray(found.stderr, float)
     lower, upper = (np.asarray(x, float) for x in found.interval)
     off = estimate - effect

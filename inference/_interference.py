@@ -38,6 +38,7 @@ def interference(
     between: Graph | None = None,
     pairs: tuple[Any, Any] | None = None,
     overlaps: bool | None = None,
+    size: int | None = None,
 ) -> Interference:
     """Which coins of a design reach which units, beyond their own.
 
@@ -51,13 +52,15 @@ def interference(
         pairs: (unit [pairs], coin [pairs]), as they are, such as those of `recent`.
         overlaps: whether to list pairs of units that one coin reaches, of which standard errors
             are made; default where there are at most 30 million.
+        size: pad the pairs to this many, so that estimators compile once for experiments of the
+            same units and coins that differ in who is reached; overlaps are then not listed.
 
     Returns:
         `Interference`.
 
     Raises:
         ValueError: a graph over another number of units or coins, pairs that name none, several
-            descriptions.
+            descriptions, a size that is too small.
 
     Example:
         >>> from decisionppl.inference import designs, network
@@ -89,11 +92,22 @@ def interference(
         unit, coin = _distinct(unit, coin, own, coins)
     block = np.unique(own, axis=0, return_inverse=True)[1] if own.shape[1] > 1 else own[:, 0]
     reach = (own, unit, coin, block.reshape(-1))
-    first, second = _overlaps(*reach, coins) if overlaps is not False else (None, None)
+    listed = overlaps is not False and size is None
+    first, second = _overlaps(*reach, coins) if listed else (None, None)
+    if size is not None:
+        if isinstance(size, bool) or not isinstance(size, int) or size < len(unit):
+            raise ValueError(
+                f"size: expected at least {len(unit)}, the number of pairs, got {size!r}."
+            )
+        # indices out of range, which sums over segments leave out
+        more = size - len(unit)
+        unit = np.append(unit, np.full(more, count))
+        coin = np.append(coin, np.full(more, coins))
+        reach = (own, unit, coin, block.reshape(-1))
     if overlaps and first is None:
         raise ValueError(
-            f"overlaps: more than {_MOST_OVERLAPS} pairs of units that one coin reaches. Leave it "
-            "out; standard errors are then made of the coins' scores."
+            f"overlaps: there are more than {_MOST_OVERLAPS} pairs of units that one coin reaches, "
+            "or a size is given. Leave it out; standard errors are then made of scores of coins."
         )
     small = (None if x is None else x.astype(np.int32) for x in (*reach, first, second))
     return Interference(*small)

@@ -35,9 +35,11 @@ import numpy as np
 from jax.core import Tracer
 
 from decisionppl._play import Same, as_key
+from decisionppl.inference._differences import differences
 from decisionppl.inference._effect import Effect, check_level, normal_interval
 from decisionppl.inference._graph import Graph, graph
 from decisionppl.inference._interference import Interference, interference, recent
+from decisionppl.inference._left_out import expected
 from decisionppl.inference._network_data import NetworkData, experiment, from_table, total_effect
 from decisionppl.inference._network_weights import (
     Scored,
@@ -45,8 +47,6 @@ from decisionppl.inference._network_weights import (
     added_weight,
     all_by_unit,
     by_unit,
-    differences,
-    pair_means,
     sorted_pairs,
     standard_error,
     view,
@@ -100,7 +100,7 @@ def difference_in_means(data: NetworkData, *, level: float = 0.95) -> Effect:
 
 
 def dn(
-    data: NetworkData, *, baseline: bool = True, prediction: Any = None, level: float = 0.95
+    data: NetworkData, *, baseline: bool = True, features: Any = None, level: float = 0.95
 ) -> Effect:
     r"""Differences-in-Neighbors: own scores, and those of the neighbours.
 
@@ -119,8 +119,9 @@ def dn(
     Args:
         data: see `experiment` and `from_table`; each unit hangs on one coin.
         baseline: whether to take the baseline off.
-        prediction: of the outcomes, [units] or [runs, units], taken off first; it must not depend
-            on the coins (made of covariates or of earlier periods).
+        features: of the units, [units, k] or [runs, units, k]: the baseline is then a regression
+            on them, again by the units that coin j does not reach. They must not depend on coins:
+            covariates, the time, outcomes of earlier periods. The cost grows with the square of k.
         level: of the interval.
 
     Returns:
@@ -151,11 +152,11 @@ def dn(
             "dn: each unit hangs on several coins (a two-sided design), and the estimator asks "
             "for one of its own. Use snipe(data, order=2)."
         )
-    return _estimate(data, ("differences", bool(baseline), True), level, prediction)
+    return _estimate(data, ("differences", bool(baseline), True), level, features=features)
 
 
 def snipe(
-    data: NetworkData, order: int = 1, *, baseline: bool = True, prediction: Any = None,
+    data: NetworkData, order: int = 1, *, baseline: bool = True, features: Any = None,
     level: float = 0.95,
 ) -> Effect:  # fmt: skip
     r"""The expansion of the global effect up to an order in the coins that reach a unit.
@@ -169,7 +170,7 @@ def snipe(
     Args:
         data: see `experiment` and `from_table`.
         order: k, from 1 to 6.
-        baseline, prediction: see `dn`; a set of coins is centred by the mean of the units that the
+        baseline, features: see `dn`; a set of coins is centred by the mean of the units that the
             last of them does not reach.
         level: of the interval.
 
@@ -197,8 +198,8 @@ def snipe(
         raise ValueError(f"order: expected a whole number from 1 to {_MOST_ORDER}, got {order!r}.")
     _check(data)
     if order == 1 and np.shape(data.reach.own)[-1] == 1:
-        return _estimate(data, ("differences", bool(baseline), False), level, prediction)
-    return _estimate(data, ("expansion", bool(baseline), order), level, prediction)
+        return _estimate(data, ("differences", bool(baseline), False), level, features=features)
+    return _estimate(data, ("expansion", bool(baseline), order), level, features=features)
 
 
 def horvitz_thompson(
@@ -279,53 +280,53 @@ def _exposed(
             raise ValueError(f"num_draws: expected a whole number from 1, got {num_draws!r}.")
         reach = jax.tree.map(jnp.asarray, data.reach)
         chances = _chances(Same(exposure), num_draws, as_key(key), data.probability, reach)
-    return _estimate(data, (how, None if exposure is None else Same(exposure)), level, chances)
+    return _estimate(
+        data, (how, None if exposure is None else Same(exposure)), level, chances=chances
+    )
 
 
-def _estimate(data: NetworkData, how: tuple, level: float, extra: Any = None) -> Effect:
+def _estimate(
+    data: NetworkData, how: tuple, level: float, *, features: Any = None, chances: Any = None
+) -> Effect:
     """An estimate of each run."""
     check_level(level)
     _check(data)
     outcome, drawn = jnp.asarray(data.outcome, float), jnp.asarray(data.drawn)
     runs = outcome.ndim == 2
-    if how[0] in ("differences", "expansion") and extra is not None:
-        extra = jnp.asarray(extra, float)
-        if extra.shape not in (outcome.shape, outcome.shape[-1:]):
+    if features is not None:
+        features = jnp.asarray(features, float)
+        if features.ndim < 2 or features.shape[:-1] not in (outcome.shape, outcome.shape[-1:]):
             raise ValueError(
-                f"prediction: expected {list(outcome.shape)} or {list(outcome.shape[-1:])}, got "
-                f"{list(extra.shape)}."
+                f"features: expected {[*outcome.shape, 'k']} or {[outcome.shape[-1], 'k']}, got "
+                f"{list(features.shape)}."
             )
-        outcome, extra = outcome - extra, None
-    if not runs:
-        outcome, drawn = outcome[None], drawn[None]
+        features = jnp.broadcast_to(features, (*outcome.shape, features.shape[-1]))
     if how[0] == "differences":
         how = (*how, _even(data.probability))
-    whole = how[0] in ("horvitz", "hajek", "expansion")
-    pairs = sorted_pairs(data.reach) if whole and extra is None else None
-    found = _estimates(how, level, outcome, drawn, data.probability, data.reach, pairs, extra)
+    by_pairs = how[0] == "expansion" or (how[0] in ("horvitz", "hajek") and chances is None)
+    pairs = sorted_pairs(data.reach) if by_pairs else None
+    rows = (outcome, drawn, features)
+    rows = rows if runs else jax.tree.map(lambda x: x[None], rows)
+    found = _estimates(how, level, rows, data.probability, data.reach, pairs, chances)
     return found if runs else jax.tree.map(lambda x: x[0], found)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _estimates(
-    how: tuple,
-    level: float,
-    outcome: Any,
-    drawn: Any,
-    chance: Any,
-    reach: Interference,
-    pairs: Any,
-    extra: Any,
-) -> Effect:
+    how: tuple, level: float, rows: tuple, chance: Any, reach: Interference, pairs: Any,
+    chances: Any,
+) -> Effect:  # fmt: skip
     def one(row: tuple) -> Effect:
-        v = view(*row, chance, reach, pairs)
-        scored, said = _HOW[how[0]](v, extra, *how[1:])
+        outcome, drawn, features = row
+        v = view(outcome, drawn, chance, reach, pairs, features)
+        make = _HOW[how[0]]
+        scored, said = make(v, chances, *how[1:])
         estimate = scored.parts.mean()
         stderr, more = standard_error(v, scored)
         said = {**said, **more}
         return Effect(estimate, stderr, normal_interval(estimate, stderr, level), said)
 
-    return jax.lax.map(one, (outcome, drawn), batch_size=16)
+    return jax.lax.map(one, rows, batch_size=16)
 
 
 def _differences(v: View, _: Any, baseline: bool, across: bool, even: bool) -> tuple[Scored, dict]:
@@ -339,7 +340,7 @@ def _even(probability: Any) -> bool:
 
 def _expansion(v: View, _: Any, baseline: bool, order: int | None) -> tuple[Scored, dict]:
     weight = added_weight(v, order)
-    each = (weight[:, 0] - weight[:, 1]) * (v.y[v.pairs[0]] - pair_means(v, baseline))
+    each = (weight[:, 0] - weight[:, 1]) * (v.y[v.pairs[0]] - expected(v, baseline))
     return _summed(v, each), {}
 
 
@@ -352,7 +353,7 @@ def _summed(v: View, each: jax.Array) -> Scored:
 
 def _means(v: View, _: Any) -> tuple[Scored, dict]:
     own = jnp.asarray(v.reach.own)
-    return _ratio(v, v.treated, v.p[own].prod(-1), 1 - v.treated, 1 - v.p[own].prod(-1))
+    return _ratio(v, v.arms[:, 1], v.p[own].prod(-1), v.arms[:, 0], 1 - v.p[own].prod(-1))
 
 
 def _horvitz(v: View, chances: Any, exposure: Any) -> tuple[Scored, dict]:
@@ -395,8 +396,8 @@ def _exposures(v: View, exposure: Any) -> tuple[jax.Array, jax.Array]:
         missing = all_by_unit(v, 1 - ones)
         return missing[:, 0] < 0.5, missing[:, 1] < 0.5
     found = by_unit(v, jnp.stack([v.z, jnp.ones_like(v.z)], axis=-1))
-    share = jnp.where(found[:, 1] > 0, found[:, 0] / jnp.maximum(found[:, 1], 1.0), v.treated)
-    both = exposure.value(v.treated, share)
+    share = jnp.where(found[:, 1] > 0, found[:, 0] / jnp.maximum(found[:, 1], 1.0), v.arms[:, 1])
+    both = exposure.value(v.arms[:, 1], share)
     if len(both) != 2 or any(jnp.shape(x) != v.y.shape for x in both):
         raise ValueError(
             f"exposure: expected two arrays [{len(v.y)}], (as if all treated, as if none), got "
@@ -431,7 +432,7 @@ def _chances(
     return (counts[0] + 1) / (num_draws + 1), (counts[1] + 1) / (num_draws + 1)
 
 
-_HOW = {
+_HOW: dict[str, Callable[..., tuple[Scored, dict]]] = {
     "means": _means, "differences": _differences, "expansion": _expansion,
     "horvitz": _horvitz, "hajek": _hajek,
 }  # fmt: skip

@@ -17,6 +17,8 @@ import decisionppl as dp
 from decisionppl import testing
 from decisionppl.inference import _network_weights as weights
 from decisionppl.inference import designs, network
+from decisionppl.inference._differences import differences
+from decisionppl.inference._left_out import left_out, moments
 from decisionppl.models import network as gallery
 
 
@@ -151,8 +153,8 @@ def test_differences_in_neighbors_are_exact_under_additive_interference(double, 
     design = DESIGNS[name]
     reach = reach_of(design)
     outcome = additive(design, reach)
-    for prediction in (None, np.arange(7.0)):
-        estimate = lambda data, x=prediction: network.dn(data, baseline=baseline, prediction=x)  # noqa: E731
+    for features in (None, np.random.default_rng(0).normal(size=(7, 2))):
+        estimate = lambda data, x=features: network.dn(data, baseline=baseline, features=x)  # noqa: E731
         mean, _ = enumerated(design, reach, outcome, estimate)
         assert mean == pytest.approx(truth(design, outcome), abs=1e-10)
     # effects of neighbours that depend on the own treatment are of second order in the expansion
@@ -166,8 +168,8 @@ def test_a_mean_that_does_not_leave_out_has_a_bias(double):
     outcome = additive(design, reach)
 
     def with_mean(data):
-        mean = data.outcome.mean(-1, keepdims=True) * np.ones_like(data.outcome)
-        return network.dn(data, baseline=False, prediction=mean)
+        mean = data.outcome.mean(-1, keepdims=True)
+        return network.dn(data._replace(outcome=data.outcome - mean), baseline=False)
 
     mean, _ = enumerated(design, reach, outcome, with_mean)
     assert abs(mean - truth(design, outcome)) > 1e-2
@@ -279,7 +281,7 @@ def test_differences_are_the_sum_of_their_scores(double):
     for i in (0, 17, 100):
         v = weights.view(y[i], drawn[i], P, reach)
         for across in (True, False):
-            found = weights.differences(v, True, across=across, even=False)
+            found = differences(v, True, across=across, even=False)
             assert float(found.by_coin.sum() - found.parts.sum()) == pytest.approx(0, abs=1e-10)
 
 
@@ -290,7 +292,7 @@ def test_equal_probabilities_take_the_short_way_to_the_same_result(double, acros
     drawn, _ = all_draws(design)
     y = any_outcome(design, reach)(drawn)
     v = weights.view(y[77], drawn[77], design.probability, reach)
-    found = [weights.differences(v, True, across=across, even=e) for e in (True, False)]
+    found = [differences(v, True, across=across, even=e) for e in (True, False)]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-12), *found)
 
 
@@ -331,8 +333,8 @@ def test_the_baseline_leaves_out_who_is_reached(double):
     rng = np.random.default_rng(3)
     y, z = rng.normal(size=7), np.array([1, 0, 0, 1])
     v = weights.view(y, z, design.probability, reach)
-    each = weights.by_arm(v)
-    found = np.asarray(weights.left_out(v, each, weights.by_coin(v, each)))
+    each = moments(v)
+    found = np.asarray(left_out(v, each, weights.by_coin(v, each)))[..., 0]
     treated = z[np.asarray(design.coin)[:, 0]]
     for coin in range(4):
         rest = np.array([i for i in range(7) if coin not in reached(reach, i)])
@@ -340,6 +342,41 @@ def test_the_baseline_leaves_out_who_is_reached(double):
             those = rest[treated[rest] == arm]
             expected = y[those].mean() if len(those) else y[rest].mean()
             assert found[coin, arm] == pytest.approx(expected, abs=1e-12)
+
+
+def test_a_regression_leaves_out_who_is_reached(double):
+    design = designs.unit(40, 0.4)
+    ring = network.graph([[i, (i + 1) % 40] for i in range(40)])
+    reach = network.interference(design, ring)
+    rng = np.random.default_rng(3)
+    y, z, x = rng.normal(size=40), rng.integers(0, 2, 40), rng.normal(5.0, 2.0, (40, 2))
+    v = weights.view(y, z, design.probability, reach, features=x)
+    each = moments(v)
+    found = left_out(v, each, weights.by_coin(v, each))
+    for coin in (0, 7):
+        rest = np.array([i for i in range(40) if coin not in reached(reach, i)])
+        for arm in (0, 1):
+            those = rest[z[rest] == arm]
+            full = np.column_stack([np.ones(len(those)), x[those]])
+            exact = np.linalg.lstsq(full, y[those], rcond=None)[0]
+            fitted = np.asarray(v.x) @ np.asarray(found[coin, arm])
+            # up to the little of both arms that it holds
+            np.testing.assert_allclose(fitted, np.column_stack([np.ones(40), x]) @ exact, atol=0.01)
+
+
+def test_features_take_off_what_they_explain():
+    ring = network.graph([[i, (i + 1) % 500] for i in range(500)])
+    design = designs.unit(500)
+    reach = network.interference(design, ring)
+    data = network.experiment(
+        gallery.spillovers(ring, noise=0.3).model, design, reach, key=0, num_runs=50
+    )
+    x = np.random.default_rng(0).normal(size=(500, 2))
+    far = data._replace(outcome=data.outcome + x @ np.array([3.0, -2.0]))
+    spread = [network.dn(d, features=f).estimate.std()
+              for d, f in ((data, None), (far, None), (far, x))]  # fmt: skip
+    assert spread[1] > 5 * spread[0]
+    assert spread[2] < 1.2 * spread[0]
 
 
 def test_no_one_left_to_make_a_baseline_of():
@@ -381,6 +418,26 @@ def test_products_so_far_begin_anew_with_every_unit(double):
         np.testing.assert_allclose(first[i], 1 + upto.sum(0), atol=1e-12)
         pairs = sum(a * b for a, b in itertools.combinations(upto, 2)) if len(upto) > 1 else 0.0
         np.testing.assert_allclose(second[i], 1 + upto.sum(0) + pairs, atol=1e-12)
+
+
+def test_many_units():
+    """Squares of numbers of units are beyond 32 bits."""
+    count = 60_000
+    design = designs.unit(count)
+    ring = network.graph(np.stack([np.arange(count), np.roll(np.arange(count), 1)], 1))
+    reach = network.interference(design, ring)
+    rng = np.random.default_rng(0)
+    z = rng.integers(0, 2, count)
+    y = 5 + z + 0.5 * np.asarray(ring.share(z)) + rng.normal(size=count)
+    data = network.NetworkData(y, z, design.probability, reach)
+    for estimate in (network.dn, network.horvitz_thompson):
+        found = estimate(data)
+        assert abs(found.estimate - 1.5) < 6 * found.stderr
+        assert found.stderr < 0.2
+    assert reach.first is not None
+    no_list = data._replace(reach=network.interference(design, ring, overlaps=False))
+    ratio = network.dn(no_list).stderr / network.dn(data).stderr
+    assert 0.9 < float(ratio) <= 1.0
 
 
 # --- exposures that are declared --------------------------------------------------------------
@@ -497,6 +554,25 @@ def test_interference_between_coins_and_of_pairs():
     pairs = (np.array([3, 0, 3, 0]), np.array([2, 0, 2, 1]))
     reach = network.interference(design, pairs=pairs)
     assert (reach.unit.tolist(), reach.coin.tolist()) == ([0, 3], [1, 2])
+
+
+@pytest.mark.parametrize("name", DESIGNS)
+def test_padding_changes_nothing_but_the_shape(double, name):
+    design = DESIGNS[name]
+    reach = reach_of(design)
+    drawn, _ = all_draws(design)
+    y = any_outcome(design, reach)(drawn)
+    plain = network.NetworkData(
+        y, drawn, design.probability, network.interference(design, GRAPH, overlaps=False)
+    )
+    padded = plain._replace(reach=network.interference(design, GRAPH, size=64))
+    assert len(padded.reach.unit) == 64
+    some = [network.horvitz_thompson, network.hajek, lambda d: network.snipe(d, 2)]
+    for estimate in (*some, network.snipe if name == "two-sided" else network.dn):
+        found = [estimate(d) for d in (plain, padded)]
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-9), *found)
+    with pytest.raises(ValueError, match="size: expected at least"):
+        network.interference(design, GRAPH, size=1)
 
 
 def test_interference_refuses_what_does_not_fit():
@@ -660,8 +736,8 @@ def test_estimators_refuse_what_they_cannot_read():
         network.dn(data._replace(probability=np.ones(7)))
     with pytest.raises(ValueError, match="order: expected a whole number from 1 to 6, got 0"):
         network.snipe(data, 0)
-    with pytest.raises(ValueError, match="prediction: expected"):
-        network.dn(data, prediction=np.ones(3))
+    with pytest.raises(ValueError, match="features: expected"):
+        network.dn(data, features=np.ones(7))
     with pytest.raises(ValueError, match="level"):
         network.dn(data, level=95)
     two = DESIGNS["two-sided"]

@@ -18,6 +18,7 @@ from decisionppl.models import (
     rental_marketplace,
     ride_hailing,
     sequences,
+    synthetic_control,
     test_functions,
     two_state,
 )
@@ -37,6 +38,7 @@ __all__ = [
     "rental_marketplace",
     "ride_hailing",
     "sequences",
+    "synthetic_control",
     "test_functions",
     "two_state",
 ]

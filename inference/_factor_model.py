@@ -31,11 +31,8 @@ class FactorModel(NamedTuple):
     prior: FactorPrior | None = None
 
 
-def factor_model(
-    model: Callable, trace: Mapping[str, Any], names: tuple[str, str, str], args: tuple,
-    periods: int | None,
-) -> FactorModel:  # fmt: skip
-    """Sizes and scales of a model with sites of the names of factors, loadings, controls."""
+def check_period(args: tuple) -> None:
+    """Refuse example arguments whose first is no period."""
     if (
         not args
         or jnp.shape(args[0]) != ()
@@ -46,6 +43,13 @@ def factor_model(
             f"args: the model's first argument is the period, an int from 0; got {got}. "
             "Pass an example: synthetic_control(model, 0)."
         )
+
+
+def factor_model(
+    model: Callable, trace: Mapping[str, Any], names: tuple[str, str, str], args: tuple,
+    periods: int | None,
+) -> FactorModel:  # fmt: skip
+    """Sizes and scales of a model with sites of the names of factors, loadings, controls."""
     factors, loadings, controls = names
     if factors not in trace and loadings not in trace:
         if periods is None:

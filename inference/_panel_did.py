@@ -7,6 +7,7 @@ import numpy as np
 from decisionppl.inference._effect import Effect, check_level, normal_interval
 from decisionppl.inference._panel import Panel, split
 
+_TIME_PENALTY = 1e-4  # on squared time weights, in units of the noise of the controls
 _TOLERANCE = 1e-10  # duality gap, in units of the objective at equal weights
 
 
@@ -22,7 +23,8 @@ def synthetic_did(panel: Panel, *, unit: Any = None, level: float = 0.95) -> Eff
 
     The controls' fit is penalised by :math:`\zeta^2 T_0 |\omega|^2` with :math:`\zeta = T_1^{1/4}
     \hat\sigma` and :math:`\hat\sigma` the standard deviation of the controls' first differences
-    before treatment.
+    before treatment. Time weights have a penalty of :math:`10^{-4} n \hat\sigma^2 |\lambda|^2`,
+    so that they are unique.
 
     Args:
         panel: `Panel`.
@@ -114,8 +116,8 @@ def _estimate(series: np.ndarray, targets: np.ndarray, free: np.ndarray, pre: in
     x = before.T[None] - (weight @ before.T)[:, None]  # [targets, units, pre]
     y = after[None] - (weight @ after)[:, None]
     x, y = x * free[:, :, None], y * free
-    # so little that it only picks among equals
-    tiny = 1e-12 * spread * free.sum(1)
+    # enough that they are unique where there are more periods than controls
+    tiny = _TIME_PENALTY * spread * free.sum(1)
     gram = np.einsum("kit,kis->kts", x, x) + tiny[:, None, None] * np.eye(pre)
     open_ = np.ones((len(targets), pre), bool)
     times, time_gap = simplex_fit(gram, np.einsum("kit,ki->kt", x, y), (y**2).sum(1), open_)

@@ -49,10 +49,11 @@ def nuclear_norm(
     """
     check_level(level)
     scale = 1.0 if penalty is None else check_positive("penalty", penalty)
-    z, shift = panel.treated.astype(float), panel.outcome.mean()
-    y = panel.outcome - shift
+    z = panel.treated.astype(float)
     if z.all() or not z.any():
         raise ValueError("panel: expected treated and untreated cells, got one kind alone.")
+    # the level of what is not treated: taken off, it does not depend on the effect
+    y = panel.outcome - panel.outcome[~panel.treated].mean()
     tau, steps = 0.0, 0
     size = (z**2).sum()
     threshold = scale * noise_level(_without_effect(y, z)) * sum(np.sqrt(y.shape))
@@ -60,7 +61,7 @@ def nuclear_norm(
         left, values, right = np.linalg.svd(y - tau * z, full_matrices=False)
         cut = np.maximum(values - threshold, 0.0)
         before, tau = tau, float((z * (y - (left * cut) @ right)).sum() / size)
-        if abs(tau - before) <= 1e-10 * np.abs(y).max():
+        if abs(tau - before) <= 1e-11 * np.abs(y).max():
             break
     else:
         raise ValueError(f"nuclear_norm: no convergence in {max_steps} steps. Raise max_steps.")

@@ -32,7 +32,7 @@ from decisionppl._inference import Inference, Rows
 from decisionppl._play import example_run, is_latent
 from decisionppl._roles import role_of
 from decisionppl.inference._buffer import Buffer, empty
-from decisionppl.inference._factor_model import factor_model, reward_noise, weigh
+from decisionppl.inference._factor_model import check_period, factor_model, reward_noise, weigh
 from decisionppl.inference._factors import leading, posterior
 from decisionppl.inference._likelihood import example_sites, fix
 from decisionppl.inference.conjugate import conjugate
@@ -111,6 +111,7 @@ def synthetic_control(
     References:
         Farias, Moallemi, Peng and Zheng, arXiv 2202.07079.
     """
+    check_period(args)
     trace = example_run(model, args)
     names = (factors, loadings, controls)
     shape = factor_model(model, trace, names, args, periods)
@@ -123,10 +124,10 @@ def synthetic_control(
         raise ValueError(f"context site {contexts[0]!r}: make it an argument of the model instead.")
 
     def given(factor: jax.Array, weight: Any, *args: Any) -> Any:
-        """One period, its factor known; loadings of the controls bear on nothing else."""
+        """One period, its factor known: then the controls bear on nothing else."""
         if not held:
             return model(*args)
-        values = {factors: factor[:, None], loadings: jnp.zeros(())}
+        values = {factors: factor[:, None], loadings: jnp.zeros(()), controls: jnp.zeros(())}
         return weigh(fix(model, values), weight)(*args)
 
     regression = conjugate(given, jnp.zeros(shape.rank), jnp.ones(()), *args)
@@ -168,6 +169,7 @@ def synthetic_control(
         belief = learn(jnp.ones(shape.periods))
         return belief if noise is None else learn(weights(belief, history, found, spread))
 
+    @jax.jit
     def init(key: Any) -> SyntheticControlBelief:
         history = empty(args, cells, shape.periods)
         return SyntheticControlBelief(history, *estimate(history), regression.init(key))

@@ -1,14 +1,14 @@
 """Synthetic difference-in-differences: weighted units, weighted periods."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.optimize import nnls
 
 from decisionppl.inference._effect import Effect, check_level, normal_interval
 from decisionppl.inference._panel import Panel, split
 
 _TIME_PENALTY = 1e-4  # on squared time weights, in units of the noise of the controls
-_TOLERANCE = 1e-10  # duality gap, in units of the objective at equal weights
 
 
 def synthetic_did(panel: Panel, *, unit: Any = None, level: float = 0.95) -> Effect:
@@ -67,113 +67,80 @@ def synthetic_did(panel: Panel, *, unit: Any = None, level: float = 0.95) -> Eff
             "latent_regression."
         )
     # a common level cancels; taken off, it costs no digits
-    series = np.column_stack([s.outcome, s.controls]) - s.controls.mean()
-    count = s.controls.shape[1]
-    free = np.tile(np.arange(count + 1) > 0, (count + 1, 1))
-    np.fill_diagonal(free, False)  # placebo i does without control i, and without the treated unit
-    targets = np.broadcast_to(series.T, (count + 1, len(series.T[0])))
-    tau, units, times, gap, synthetic = _estimate(series, targets, free, s.pre)
+    level_of = s.controls.mean()
+    own, controls = s.outcome - level_of, s.controls - level_of
+    # placebo i does without control i, and without the treated unit
+    others = [np.delete(controls, i, 1) for i in range(controls.shape[1])]
+    fits = [_fit(own, controls, s.pre)]
+    fits += [_fit(y, x, s.pre) for y, x in zip(controls.T, others, strict=True)]
+    tau = np.array([f.estimate for f in fits])
     placebos = tau[1:]
     stderr = np.std(placebos)
-    misses = (targets - synthetic)[1:]
+    misses = controls.T - np.stack([f.synthetic for f in fits[1:]])
     said = {
-        "unit_weights": units[0, 1:], "time_weights": times[0], "placebos": placebos,
-        "counterfactual": synthetic[0] + s.controls.mean(),
-        "counterfactual_sd": np.sqrt((misses**2).mean(0)), "gap": gap.max(),
+        "unit_weights": fits[0].units, "time_weights": fits[0].times, "placebos": placebos,
+        "counterfactual": fits[0].synthetic + level_of,
+        "counterfactual_sd": np.sqrt((misses**2).mean(0)), "gap": max(f.gap for f in fits),
     }  # fmt: skip
     low, high = (float(x) for x in normal_interval(0.0, 1.0, level))
     return Effect(tau[0], stderr, (tau[0] + low * stderr, tau[0] + high * stderr), said)
 
 
-def _estimate(series: np.ndarray, targets: np.ndarray, free: np.ndarray, pre: int) -> tuple:
-    """Estimates for many targets at once.
+class _Fit(NamedTuple):
+    estimate: float
+    units: np.ndarray
+    times: np.ndarray
+    synthetic: np.ndarray
+    gap: float
 
-    Args:
-        series: [periods, units].
-        targets: [targets, periods].
-        free: bool [targets, units], which units may have weight.
-        pre: periods before treatment.
 
-    Returns:
-        (effects [targets], unit weights [targets, units], time weights [targets, pre], gaps
-        [targets], synthetic series [targets, periods]).
-    """
-    post = len(series) - pre
-    change = np.diff(series[:pre], axis=0)  # [pre - 1, units]
-    weight = free / free.sum(1, keepdims=True)
-    mean = weight @ change.mean(0)
-    spread = weight @ (change**2).mean(0) - mean**2
-    # one degree of freedom less, as a sample standard deviation has it
-    number = free.sum(1) * len(change)
-    zeta2 = np.sqrt(post) * spread * number / np.maximum(number - 1, 1)
-    before, after = series[:pre], series[pre:].mean(0)
-    centred = before - before.mean(0)
-    gram = np.broadcast_to(centred.T @ centred, (len(targets), *2 * (series.shape[1],)))
-    gram = gram + (zeta2 * pre)[:, None, None] * np.eye(series.shape[1])
-    own = targets[:, :pre] - targets[:, :pre].mean(1, keepdims=True)
-    units, unit_gap = simplex_fit(gram, own @ centred, (own**2).sum(1), free)
-    # each target's controls: rows of periods, centred over those units
-    x = before.T[None] - (weight @ before.T)[:, None]  # [targets, units, pre]
-    y = after[None] - (weight @ after)[:, None]
-    x, y = x * free[:, :, None], y * free
-    # enough that they are unique where there are more periods than controls
-    tiny = _TIME_PENALTY * spread * free.sum(1)
-    gram = np.einsum("kit,kis->kts", x, x) + tiny[:, None, None] * np.eye(pre)
-    open_ = np.ones((len(targets), pre), bool)
-    times, time_gap = simplex_fit(gram, np.einsum("kit,ki->kt", x, y), (y**2).sum(1), open_)
-    level = (times * targets[:, :pre]).sum(1)
-    base = times @ before  # [targets, units]
-    tau = targets[:, pre:].mean(1) - level - (units * (after - base)).sum(1)
-    synthetic = units @ series.T + (level - (units * base).sum(1))[:, None]
-    return tau, units, times, np.maximum(unit_gap, time_gap), synthetic
+def _fit(own: np.ndarray, controls: np.ndarray, pre: int) -> _Fit:
+    """One series [periods] against controls [periods, controls]."""
+    before, after = controls[:pre], controls[pre:].mean(0)
+    variance = np.diff(before, axis=0).var(ddof=1)
+    zeta2 = np.sqrt(len(controls) - pre) * variance
+    target = own[:pre] - own[:pre].mean()
+    units, unit_gap = simplex_fit(before - before.mean(0), target, zeta2 * pre)
+    # enough of a penalty that weights are unique where there are more periods than controls
+    rows, means = (before - before.mean(1, keepdims=True)).T, after - after.mean()
+    times, time_gap = simplex_fit(rows, means, _TIME_PENALTY * variance * len(after))
+    level = times @ (own[:pre] - before @ units)
+    synthetic = controls @ units + level
+    estimate = own[pre:].mean() - synthetic[pre:].mean()
+    return _Fit(float(estimate), units, times, synthetic, max(unit_gap, time_gap))
 
 
 def simplex_fit(
-    gram: np.ndarray, cross: np.ndarray, square: np.ndarray, free: np.ndarray,
-    max_steps: int = 20_000,
-) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
-    r"""Least squares over the simplex, many problems at once: accelerated projected gradient.
+    design: np.ndarray, target: np.ndarray, penalty: float = 0.0
+) -> tuple[np.ndarray, float]:
+    r"""Least squares over the simplex: :math:`|X w - y|^2 + \kappa |w|^2` for shares w.
 
-    Minimises :math:`w^T G w - 2 c^T w + s` over shares w. The duality gap bounds the distance of
-    the objective from its least value.
+    On the simplex :math:`X w - y = (X - y 1^T) w`, a linear function of w. Nonnegative least
+    squares of that with one more row that asks for a sum of one gives a multiple of the minimiser,
+    since its objective is increasing in :math:`|C w|^2` for the best multiple. An active-set method
+    solves it to rounding.
 
     Args:
-        gram: G, [problems, n, n].
-        cross: c, [problems, n].
-        square: s, [problems].
-        free: bool [problems, n], which shares may be positive.
-        max_steps: bound on the steps.
+        design: X, [rows, n].
+        target: y, [rows].
+        penalty: :math:`\kappa`.
 
     Returns:
-        (w [problems, n], gap [problems] in units of the objective at equal weights).
+        (w [n]; by how much at most its objective exceeds the least, in units of the objective at
+        equal shares).
+
+    Example:
+        >>> import numpy as np
+        >>> from decisionppl.inference._panel_did import simplex_fit
+        >>> simplex_fit(np.eye(2), np.array([0.75, 0.25]))[0].round(6).tolist()
+        [0.75, 0.25]
     """
-    start = free / free.sum(1, keepdims=True)
-    value = lambda w: np.einsum("ki,kij,kj->k", w, gram, w) - 2 * (cross * w).sum(1) + square  # noqa: E731
-    unit = np.maximum(value(start), np.finfo(float).tiny)
-    step = 0.5 / np.maximum(np.linalg.eigvalsh(gram)[:, -1:], np.finfo(float).tiny)
-    slope = lambda w: 2 * (np.einsum("kij,kj->ki", gram, w) - cross)  # noqa: E731
-    w, ahead, t = start, start, np.ones((len(gram), 1))
-    gap = np.full(len(gram), np.inf)
-    for i in range(max_steps):
-        new = _project(ahead - step * slope(ahead), free)
-        # momentum is dropped where it points uphill
-        turned = ((ahead - new) * (new - w)).sum(1, keepdims=True) > 0
-        later = np.where(turned, 1.0, (1 + np.sqrt(1 + 4 * t**2)) / 2)
-        ahead = new + np.where(turned, 0.0, (t - 1) / later) * (new - w)
-        w, t = new, later
-        if i % 50 == 49:
-            g = slope(w)
-            gap = ((g * w).sum(1) - np.where(free, g, np.inf).min(1)) / unit
-            if gap.max() < _TOLERANCE:
-                break
-    return w, gap
-
-
-def _project(v: np.ndarray, free: np.ndarray) -> np.ndarray:
-    """The closest shares to each row."""
-    v = np.where(free, v, -np.inf)
-    ordered = -np.sort(-v, axis=1)
-    finite = np.where(np.isfinite(ordered), ordered, 0.0)
-    excess = (np.cumsum(finite, 1) - 1) / np.arange(1, v.shape[1] + 1)
-    last = np.sum(ordered > excess, axis=1)[:, None] - 1
-    return np.maximum(v - np.take_along_axis(excess, last, 1), 0.0)
+    n = design.shape[1]
+    homogeneous = np.vstack([design - target[:, None], np.sqrt(penalty) * np.eye(n)])
+    equal = np.linalg.norm(homogeneous.mean(1))
+    size = equal if equal > 0 else 1.0
+    stacked = np.vstack([homogeneous / size, np.ones(n)])
+    multiple = nnls(stacked, np.append(np.zeros(len(homogeneous)), 1.0), maxiter=50 * n)[0]
+    w = multiple / multiple.sum()
+    slope = 2 * (homogeneous / size).T @ (homogeneous / size @ w)
+    return w, float(slope @ w - slope.min())

@@ -75,7 +75,9 @@ def test_history_of_a_users_panel_is_learned():
     data = user_panel()
     ours = synthetic_control.from_panel(data, "c", 1, pre_periods=20, prior=(0.0, 5.0))
     engine = inference.synthetic_control(ours.problem.model, 0)
-    trial = dp.experiment.Experiment(ours.problem.model, engine, dp.rules.thompson, key=0)
+    trial = dp.experiment.Experiment(
+        ours.problem.model, engine, dp.rules.thompson, key=0, context=0
+    )
     trial.learn(ours.rows)
     found = panels.treatment_effect(engine, trial.belief, (0,))
     classic = panels.latent_regression(data, 1)

@@ -198,6 +198,7 @@ def test_updates_compile_once(compilations):
     assert compilations() == started
 
 
+@pytest.mark.slow
 def test_unknown_noise_goes_through():
     def model(t):
         walk = dist.GaussianRandomWalk(0.3, 20).expand([1]).to_event(1)

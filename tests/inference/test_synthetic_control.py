@@ -223,6 +223,7 @@ def test_unknown_noise_goes_through():
 # Experiments.
 
 
+@pytest.mark.slow
 def test_an_experiment_that_should_not_treat_hardly_does():
     problem, engine = small()
     run = dp.experiment.run(

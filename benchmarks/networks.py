@@ -206,7 +206,7 @@ PARTS = {
     "exact": exact,
     "small_world": small_world,
     "city": _network_city.rows,
-    "synthetic_control": _synthetic_control.rows,
+    "synthetic_control": lambda o: _synthetic_control.rows(o.seed, o.smoke),
     "speed": speed,
 }
 

@@ -266,6 +266,76 @@ def exposure(
     return axes.figure
 
 
+def counterfactual(
+    panel: Any, effect: Any, *, unit: Any = None, level: float = 0.95, title: str = "",
+    axes: Any = None,
+) -> Any:  # fmt: skip
+    """A treated unit beside what is estimated to have been without treatment.
+
+    The band holds outcomes, noise included: the unit's series should stay in it while it is not
+    treated. Treated periods are shaded.
+
+    Args:
+        panel: of `inference.panels`.
+        effect: of an estimator of `inference.panels` that says a counterfactual.
+        unit: the treated unit, where there are several.
+        level: of the band.
+        title: of the axes.
+        axes: matplotlib axes to draw into; None makes a figure.
+
+    Returns:
+        The matplotlib figure.
+
+    Raises:
+        ValueError: an effect without a counterfactual, or of another panel; a bad level.
+
+    Example:
+        >>> import numpy as np
+        >>> import decisionppl as dp
+        >>> from decisionppl.inference import panels
+        >>> y = np.random.default_rng(0).normal(size=(5, 30)).cumsum(1)
+        >>> data = panels.panel(y, np.arange(30) >= 20)
+        >>> type(dp.plots.counterfactual(data, panels.ridge(data))).__name__
+        'Figure'
+    """
+    from decisionppl.inference._effect import normal_interval
+    from decisionppl.inference._panel import split
+
+    series = split(panel, unit)
+    said = effect.diagnostics
+    if "counterfactual" not in said:
+        raise ValueError(
+            f"effect: its diagnostics {sorted(said)} have no counterfactual. Use an estimator of "
+            "one unit, such as panels.synthetic_did."
+        )
+    middle = np.asarray(said["counterfactual"])
+    if middle.shape != series.outcome.shape:
+        raise ValueError(
+            f"effect: its counterfactual has {middle.size} periods, the panel "
+            f"{series.outcome.size}. Estimate it from this panel."
+        )
+    half = np.asarray(normal_interval(0.0, said["counterfactual_sd"], level)[1])
+    axes = _axes(axes)
+    names = panel.periods
+    numeric = all(isinstance(p, int | float | np.number) for p in names)
+    x = np.asarray(names if numeric else np.arange(len(names)), float)
+    edges = np.concatenate([x[:1], (x[1:] + x[:-1]) / 2, x[-1:]])
+    jumps = np.flatnonzero(np.diff(np.concatenate([[0], series.treated, [0]])))
+    for i, (start, stop) in enumerate(zip(jumps[::2], jumps[1::2], strict=True)):
+        label = "treated" if i == 0 else None
+        axes.axvspan(edges[start], edges[stop], color="0.9", linewidth=0, label=label)
+    axes.fill_between(x, middle - half, middle + half, color=_COLOURS[1], alpha=0.2, linewidth=0)
+    axes.plot(x, middle, "--", color=_COLOURS[1], label="without treatment, estimated")
+    axes.plot(x, series.outcome, color=_COLOURS[0], label=str(series.unit))
+    if not numeric:
+        ticks = np.unique(np.linspace(0, len(names) - 1, min(len(names), 8)).astype(int))
+        axes.set_xticks(ticks, [str(names[t]) for t in ticks])
+    axes.set(xlabel="period", ylabel="outcome", title=title)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    return axes.figure
+
+
 def _axes(axes: Any) -> Any:
     from matplotlib.figure import Figure
 

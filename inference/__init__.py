@@ -7,7 +7,16 @@ if not __name__.startswith("decisionppl."):
     )
 
 from decisionppl._inference import Inference, Rows, observe
-from decisionppl.inference import designs, effects, markov, network, off_policy, policies, value
+from decisionppl.inference import (
+    designs,
+    effects,
+    markov,
+    network,
+    off_policy,
+    panels,
+    policies,
+    value,
+)
 from decisionppl.inference.autoregressive import autoregressive, impute
 from decisionppl.inference.conjugate import conjugate
 from decisionppl.inference.gaussian_process import gaussian_process
@@ -23,6 +32,7 @@ from decisionppl.inference.nuts import diagnostics, nuts, posterior
 from decisionppl.inference.potential_outcomes import PotentialOutcomes, potential_outcomes
 from decisionppl.inference.sequence_diagnostics import LossGap, loss_gap, sequence_loss
 from decisionppl.inference.svi import svi
+from decisionppl.inference.synthetic_control import synthetic_control
 from decisionppl.inference.training import Trained, minibatches, train
 
 __all__ = [
@@ -49,12 +59,14 @@ __all__ = [
     "nuts",
     "observe",
     "off_policy",
+    "panels",
     "policies",
     "posterior",
     "potential_outcomes",
     "predictive_loss",
     "sequence_loss",
     "svi",
+    "synthetic_control",
     "train",
     "uncertainty",
     "value",

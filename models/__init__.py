@@ -19,6 +19,7 @@ from decisionppl.models import (
     rental_marketplace,
     ride_hailing,
     sequences,
+    synthetic_control,
     test_functions,
     two_state,
 )
@@ -39,6 +40,7 @@ __all__ = [
     "rental_marketplace",
     "ride_hailing",
     "sequences",
+    "synthetic_control",
     "test_functions",
     "two_state",
 ]

@@ -12,7 +12,7 @@ import pytest
 
 import decisionppl as dp
 from decisionppl import inference, kernels
-from decisionppl.models import bandits, sequences
+from decisionppl.models import bandits, sequences, synthetic_control
 
 KEY = jax.random.key(0)
 
@@ -95,6 +95,14 @@ def generated():
     return generation().model, (), {"arm": [0, 1, 1, 2], "y": [1, 0, 1, 1]}
 
 
+def panel():
+    """A treated series beside three others that share a factor with it."""
+    problem = synthetic_control.synthetic_control(3, 1, pre_periods=1, periods=7)
+    rows = problem.simulate(0, [0, 1, 0, 1, 0, 0, 0, 0])
+    four = {n: np.asarray(v)[:4] for n, v in rows.sites.items()}
+    return problem.model, (np.arange(4),), four
+
+
 NUTS = {"num_warmup": 20, "num_samples": 20, "num_chains": 2, "capacity": 32}
 SVI = {"num_steps": 20, "capacity": 32}
 
@@ -121,6 +129,7 @@ CASES = {
     "gaussian process": Case(
         lambda *a: inference.gaussian_process(*a, capacity=32), unknown_function, False
     ),
+    "synthetic control": Case(inference.synthetic_control, panel, True),
     "svi logistic": Case(lambda *a: inference.svi(*a, **SVI), logistic, False),
 }
 

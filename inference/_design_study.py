@@ -8,11 +8,11 @@ import jax
 import numpy as np
 
 from decisionppl._play import as_key
+from decisionppl.inference import network
 from decisionppl.inference._design import Design
 from decisionppl.inference._effect import check_level
 from decisionppl.inference._graph import Graph
 from decisionppl.inference._interference import Interference, interference
-from decisionppl.inference._network_data import experiment, total_effect
 
 
 class DesignStudy(NamedTuple):
@@ -107,8 +107,6 @@ def compare(
         >>> study.ranking()[0][0], study.ranking()[-1][1]
         ('blocks', 'difference in means')
     """
-    from decisionppl.inference import network
-
     check_level(level)
     if not designs:
         raise ValueError("designs: expected at least one, by name.")
@@ -124,12 +122,12 @@ def compare(
     made = {n: d if isinstance(d, tuple) and not isinstance(d, Design) else
             (d, interference(d, graph)) for n, d in designs.items()}  # fmt: skip
     first = next(iter(made.values()))[0]
-    truth = total_effect(model, first, key=of_truth, num_runs=truth_runs, args=args)
+    truth = network.total_effect(model, first, key=of_truth, num_runs=truth_runs, args=args)
     effect = float(truth.estimate)
     rows = []
     for i, (design, reach) in enumerate(made.values()):
         now = jax.random.fold_in(key, i)
-        data = experiment(model, design, reach, key=now, num_runs=num_runs, args=args)
+        data = network.experiment(model, design, reach, key=now, num_runs=num_runs, args=args)
         rows.append([_summary(estimate(data), effect) for estimate in how.values()])
     table = np.asarray(rows).transpose(2, 0, 1)
     return DesignStudy(

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import sparse
 
-from decisionppl.inference._design import Design
+from decisionppl.inference._design import Design, stretches
 from decisionppl.inference._graph import Graph, distinct
 
 _MOST_OVERLAPS = 30_000_000  # pairs of dependent blocks that are listed
@@ -139,8 +139,6 @@ def recent(
         >>> unit.tolist(), coin.tolist()      # the second came 10 after the first stretch's end
         ([1], [0])
     """
-    from decisionppl.inference._design import stretches
-
     times = np.asarray(time, float)
     if isinstance(window, bool) or not isinstance(window, int | float) or not window >= 0:
         raise ValueError(f"window: expected a number from 0, got {window!r}.")

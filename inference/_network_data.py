@@ -68,10 +68,8 @@ def experiment(
         >>> bool(abs(network.difference_in_means(data).estimate - 1.0) < 0.05)
         True
     """
-    if num_runs is not None and (
-        isinstance(num_runs, bool) or not isinstance(num_runs, int) or num_runs < 1
-    ):
-        raise ValueError(f"num_runs: expected a whole number from 1 or None, got {num_runs!r}.")
+    if num_runs is not None:
+        _check_runs(num_runs)
     _check_reach(design, reach)
     site = action_site(model, design, args)
     keys = jax.random.split(as_key(key), num_runs or 1)
@@ -116,6 +114,7 @@ def total_effect(
         1.5
     """
     check_level(level)
+    _check_runs(num_runs)
     site = action_site(model, design, args)
     keys = jax.random.split(as_key(key), num_runs)
     control, treated = (
@@ -229,6 +228,11 @@ def _named(columns: Columns, unit: str, edges: Sequence[Any]) -> Graph:
                       "Drop those edges, or add the unit.")  # fmt: skip
         ends.append(row[at])
     return make(np.stack(ends, axis=1), len(names))
+
+
+def _check_runs(num_runs: Any) -> None:
+    if isinstance(num_runs, bool) or not isinstance(num_runs, int) or num_runs < 1:
+        raise ValueError(f"num_runs: expected a whole number from 1, got {num_runs!r}.")
 
 
 def _check_reach(design: Any, reach: Any) -> None:

@@ -15,10 +15,12 @@ from hypothesis import strategies as st
 
 import decisionppl as dp
 from decisionppl import testing
+from decisionppl._play import Same
 from decisionppl.inference import _network_weights as weights
 from decisionppl.inference import designs, network
 from decisionppl.inference._differences import differences
 from decisionppl.inference._left_out import left_out, moments
+from decisionppl.inference._network_estimate import drawn_chances
 from decisionppl.models import network as gallery
 
 
@@ -458,7 +460,7 @@ def test_probabilities_of_declared_exposures_are_drawn():
         for which, found in enumerate(most(drawn[:, coins[0]], others)):
             exact[which, i] = chance @ found
     draws = 20_000
-    found = network._chances(network.Same(most), draws, jax.random.key(0), P, reach)
+    found = drawn_chances(Same(most), draws, jax.random.key(0), P, reach)
     error = np.sqrt(exact * (1 - exact) / draws)
     assert (np.abs(np.asarray(found) - exact) < 6.5 * error + 2 / draws).all()
 
@@ -716,6 +718,8 @@ def test_models_that_are_no_experiments_are_refused():
             network.experiment(model, design, reach, key=0)
     with pytest.raises(ValueError, match="num_runs"):
         network.experiment(sales, design, reach, key=0, num_runs=0)
+    with pytest.raises(ValueError, match="num_runs"):
+        network.total_effect(sales, design, key=0, num_runs=0)
     with pytest.raises(TypeError, match="reach: expected network.interference"):
         network.experiment(sales, design, GRAPH, key=0)
     with pytest.raises(TypeError, match="design: expected one of"):

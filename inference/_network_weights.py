@@ -155,25 +155,26 @@ def standard_error(v: View, scored: Scored) -> tuple[jax.Array, dict]:
     overlaps with most others. From pairs of units that one coin reaches: also how outcomes depend
     on coins.
     """
-    said, found = {}, []
+    said = {}
     if scored.by_coin is not None:
         ones = jnp.full_like(v.y, 1 / v.reach.own.shape[1])
         # a coin's score has the mean of its units' effects
         off = scored.by_coin - scored.parts.mean() * of_own(v, ones)
         said["stderr_scores"] = jnp.sqrt(jnp.sum(off**2)) / len(v.y)
-    if v.reach.first is not None:
+    if v.reach.first is not None or not said:
         said["stderr_overlap"] = jnp.sqrt(overlap_variance(v, scored.influence))
-    found = list(said.values()) or [jnp.sqrt(jnp.sum(scored.influence**2)) / len(v.y)]
-    return jnp.max(jnp.stack(found)), said
+    return jnp.max(jnp.stack(list(said.values()))), said
 
 
 def overlap_variance(v: View, influence: jax.Array) -> jax.Array:
     """Variance of a mean of parts of which those that no coin reaches together are independent.
 
-    Sums over blocks of units with the same coins, and over pairs of blocks that one coin reaches;
-    at least the sum over blocks alone.
+    Sums over blocks of units with the same coins, and over pairs of blocks that one coin reaches
+    where these are listed; at least the sum over blocks alone.
     """
     blocks = jax.ops.segment_sum(influence, v.reach.block, len(v.y))
     alone = jnp.sum(blocks**2)
+    if v.reach.first is None:
+        return alone / float(len(v.y)) ** 2
     together = alone + 2 * jnp.sum(blocks[v.reach.first] * blocks[v.reach.second])
     return jnp.maximum(together, alone) / float(len(v.y)) ** 2

@@ -422,6 +422,17 @@ def test_products_so_far_begin_anew_with_every_unit(double):
         np.testing.assert_allclose(second[i], 1 + upto.sum(0) + pairs, atol=1e-12)
 
 
+def test_without_a_list_of_overlaps_units_of_one_coin_still_count_together():
+    design = designs.cluster(np.arange(40) // 8)
+    y, z = np.random.default_rng(0).normal(size=40), np.array([1, 0, 1, 0, 1])
+    reach = network.interference(design, overlaps=False)
+    found = network.difference_in_means(network.NetworkData(y, z, design.probability, reach))
+    treat = np.repeat(z, 8)
+    off = np.where(treat == 1, (y - y[treat == 1].mean()) / 24, -(y - y[treat == 0].mean()) / 16)
+    expected = np.sqrt((off.reshape(5, 8).sum(1) ** 2).sum())
+    assert float(found.stderr) == pytest.approx(expected, rel=1e-5)
+
+
 def test_many_units():
     """Squares of numbers of units are beyond 32 bits."""
     count = 60_000

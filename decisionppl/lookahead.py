@@ -16,6 +16,10 @@ label. Labels are imagined under the belief and averaged over; the true ones are
 - planners `(key, problem, belief, available) -> Plan`: `greedy` (closed form where the belief is
   Gaussian, draws elsewhere), `rollout`, and to compare with `most_uncertain`,
   `least_average_variance`, `at_random`;
+- `policy_gradient` plans by gradients in the logits of a Plackett-Luce batch; its parts are public:
+  `plackett_luce` `plackett_luce_log_prob` `smooth_subset`, the estimators `score_function` and
+  `smoothed`, and `descend`;
+- `information_gain` of batches, nested, by Laplace, or exact;
 - `estimate` says what is known now, `simulate` runs a campaign with labels revealed batch by batch.
 
 Sequence models have `inference.label`, which asks the same of generated labels.
@@ -37,6 +41,8 @@ from decisionppl._functional import (
     recall,
     squared_loss,
 )
+from decisionppl._gradient_plan import policy_gradient
+from decisionppl._information import information_gain
 from decisionppl._labelling import Estimate, Problem, estimate, problem
 from decisionppl._plans import (
     Plan,
@@ -45,25 +51,37 @@ from decisionppl._plans import (
     least_average_variance,
     most_uncertain,
 )
+from decisionppl._policy_gradient import Descent, Gradient, descend, score_function, smoothed
+from decisionppl._subsets import plackett_luce, plackett_luce_log_prob, smooth_subset
 
 __all__ = [
     "Campaign",
+    "Descent",
     "Estimate",
     "Functional",
+    "Gradient",
     "Plan",
     "Problem",
     "accuracy",
     "at_random",
     "average_treatment_effect",
+    "descend",
     "estimate",
     "functional",
     "greedy",
+    "information_gain",
     "least_average_variance",
     "mean_outcome",
     "most_uncertain",
+    "plackett_luce",
+    "plackett_luce_log_prob",
+    "policy_gradient",
     "problem",
     "recall",
     "rollout",
+    "score_function",
     "simulate",
+    "smooth_subset",
+    "smoothed",
     "squared_loss",
 ]

@@ -10,6 +10,7 @@ from decisionppl._inference import Inference, Rows, observe
 from decisionppl.inference import effects, markov, off_policy, policies, value
 from decisionppl.inference.autoregressive import autoregressive, impute
 from decisionppl.inference.conjugate import conjugate
+from decisionppl.inference.ensemble import ensemble
 from decisionppl.inference.gaussian_process import gaussian_process
 from decisionppl.inference.labelling import (
     Labelled,
@@ -37,6 +38,7 @@ __all__ = [
     "conjugate",
     "diagnostics",
     "effects",
+    "ensemble",
     "gaussian_process",
     "impute",
     "label",

@@ -96,6 +96,7 @@ def generated():
 
 
 NUTS = {"num_warmup": 20, "num_samples": 20, "num_chains": 2, "capacity": 32}
+ENSEMBLE = {"num_steps": 20, "num_members": 7, "capacity": 32}
 SVI = {"num_steps": 20, "capacity": 32}
 
 
@@ -120,6 +121,10 @@ CASES = {
     # exact, but a history keeps its order: see test_order_and_batching_of_rows_change_nothing
     "gaussian process": Case(
         lambda *a: inference.gaussian_process(*a, capacity=32), unknown_function, False
+    ),
+    "ensemble logistic": Case(lambda *a: inference.ensemble(*a, **ENSEMBLE), logistic, False),
+    "ensemble noise": Case(
+        lambda *a: inference.ensemble(*a, perturb="noise", **ENSEMBLE), linear, False
     ),
     "svi logistic": Case(lambda *a: inference.svi(*a, **SVI), logistic, False),
 }

@@ -72,11 +72,57 @@ def test_the_model_is_the_law_of_the_data():
     assert float(kernel(at(0.0, 0.0), at(0.6, 0.8))[0, 0]) == pytest.approx(0.69 * np.exp(-0.5))
 
 
+def test_digits_are_divided_without_overlap_and_labels_are_hits():
+    calls = []
+
+    def predictor(images):
+        calls.append(images)
+        return np.eye(10)[np.zeros(len(images), int)]  # always a zero
+
+    found = labelling.digits(3, predictor)
+    assert calls[0].shape == (1797, 64)
+    assert calls[0].max() == 1
+    # 100 train, 50 are known, 500 in the pool
+    assert found.functional.slope.shape == (1797 - 650,)
+    every = np.concatenate([found.labelled.sites["x"], found.candidates["x"],
+                            found.functional.targets["x"]])  # fmt: skip
+    assert len(np.unique(every.round(5), axis=0)) == len(every)
+    shares = [float(np.mean(v)) for v in (found.labelled.sites["label"], found.labels, found.truth)]
+    total = 50 * shares[0] + 500 * shares[1] + (1797 - 650) * shares[2]
+    zeros = 178  # in the data; the training images are not counted
+    assert zeros - 100 <= round(total) <= zeros
+    assert set(np.unique(found.labels)) == {0.0, 1.0}
+
+
+def test_the_digits_show_the_shift_that_they_are_about():
+    found = [labelling.digits(s) for s in range(100, 104)]
+    assert np.mean([float(f.labelled.sites["label"].mean() - f.truth) for f in found]) > 0.1
+
+
+def test_a_network_is_a_sum_of_two():
+    net = labelling.network(2, hidden=(3,), prior_scale=2.0)
+    trace = dp.play(net.model, 0, policy=jnp.array([0.5, -1.0]))()
+    w = {n: np.asarray(trace[n]["value"]) for n in ("fit_0", "fit_1", "prior_0", "prior_1")}
+    assert net.frozen == ("prior_0", "prior_1")
+
+    def value(first, last):
+        hidden = np.maximum(np.array([1.0, 0.5, -1.0]) @ first, 0)
+        return (np.append(1.0, hidden) @ last)[0]
+
+    exact = value(w["fit_0"], w["fit_1"]) + 2 * value(w["prior_0"], w["prior_1"])
+    assert float(trace["label"]["fn"].loc) == pytest.approx(exact, rel=1e-5)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda: labelling.regression(noise=0.0), "noise: expected a positive"),
         (lambda: labelling.cluster_biased(0, num_anchors=1), "num_anchors=1"),
+        (lambda: labelling.network(hidden=()), "at least one width"),
+        (lambda: labelling.network(prior_scale=0.0), "prior_scale"),
+        (lambda: labelling.digits(0, num_seen=20), "num_seen"),
+        (lambda: labelling.digits(0, num_candidates=1700), "fewer"),
+        (lambda: labelling.digits(0, lambda x: x), "predictor: expected probabilities"),
     ],
 )
 def test_misuse_says_what_to_do(call, message):

@@ -84,8 +84,12 @@ def rows(options):
                 found.append(row(f"{what}: rmse of the plain mean of all {size * batches} labels, "
                                  "no model", 100 * float(np.sqrt(np.mean(np.square(plain)))),
                                  "points"))  # fmt: skip
+        if summary["one-step lookahead"] > batches * size:
+            continue  # a ratio of two numbers that were not reached says nothing
         for other in [n for n in summary if n != "one-step lookahead"]:
-            found.append(row(f"{seen} of 20 clusters seen: labels that {other} needs, per label of "
-                             "one-step lookahead", summary[other] / summary["one-step lookahead"],
-                             "x", 1.0))  # fmt: skip
+            least = "at least, " if summary[other] > batches * size else ""
+            found.append(row(
+                f"{seen} of 20 clusters seen: labels that {other} needs, {least}per label of "
+                "one-step lookahead", summary[other] / summary["one-step lookahead"], "x", 1.0,
+            ))  # fmt: skip
     return found

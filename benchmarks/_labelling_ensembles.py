@@ -59,17 +59,20 @@ def rows(options):
             knows = truth_engine.update(key, truth_engine.init(key), data.labelled)
             joint = joint_of(exact, knows)
             now = gaussian.functional_variance(joint, data.functional)
-            left = lambda c: now - gaussian.subset_explained(joint, data.functional, c)
             best = lookahead.greedy(key, exact, knows, k=k)
             problem = lookahead.problem(net.model, engine, data.candidates, data.functional)
             belief = engine.update(key, engine.init(key), data.labelled)
-            after = {"exact Gaussian process": left(best.chosen)}
+            after = {
+                "exact Gaussian process": now
+                - gaussian.subset_explained(joint, data.functional, best.chosen)
+            }
             own = {}
             for planner_name, planner in planners.items():
                 done = lookahead.simulate(
                     key, problem, planner, belief, data.labels, 1, num_worlds=members
                 )
-                after[planner_name] = left(done.chosen[0])
+                gone = gaussian.subset_explained(joint, data.functional, done.chosen[0])
+                after[planner_name] = now - gone
                 own[planner_name] = done.estimate.variance
             return now, after, own
 

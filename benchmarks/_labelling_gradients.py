@@ -27,7 +27,7 @@ METHODS = {
     "smoothed, temperature 0.5": ("smoothed", 0.5),
     "smoothed, temperature 2": ("smoothed", 2.0),
 }
-RATES = (0.03, 0.1, 0.5)
+RATES = (0.1, 0.5)
 
 
 def beliefs(seeds):
@@ -121,13 +121,13 @@ def quality(options, joints, goals):
     for kind, build in (("closed form", exact_costs), ("imagined labels", sampled_costs)):
         if options.smoke and kind != "closed form":
             continue
-        repeats = 100 if options.smoke else 20_000 if kind == "closed form" else 1000
+        repeats = 100 if options.smoke else 2000 if kind == "closed form" else 100
         for method in METHODS:
             if options.smoke and method != "smoothed, temperature 0.5":
                 continue
             estimate = estimator_of(method, build(joint, goal), 2)
             run = jax.jit(lambda keys, e=estimate: jax.lax.map(
-                lambda key: e(key, logits).slope, keys, batch_size=50))  # fmt: skip
+                lambda key: e(key, logits).slope, keys, batch_size=10))  # fmt: skip
             slopes = np.asarray(run(jax.random.split(jax.random.key(options.seed), repeats)))
             gap = slopes.mean(0) - np.asarray(truth)
             error = np.sqrt(slopes.var(0).sum() / repeats) / size
@@ -202,5 +202,5 @@ def descents(options, joints, goals):
 
 
 def rows(options):
-    joints, goals = beliefs(range(options.seed, options.seed + (1 if options.smoke else 5)))
+    joints, goals = beliefs(range(options.seed, options.seed + (1 if options.smoke else 4)))
     return quality(options, joints, goals) + descents(options, joints, goals)

@@ -125,11 +125,12 @@ def soft_explained(joint: Joint, goal: Functional, share: Array) -> Array:
     cross = share[:, None] * joint.cross
     root = jnp.linalg.cholesky(matrix)
     half = jax.vmap(lambda r, c: jax.scipy.linalg.solve_triangular(r, c, lower=True))(root, cross)
-    # [targets, targets] is less than [candidates, candidates] squared where targets are fewer
     slope = goal.gradient(joint.mean)
-    through = jnp.einsum("dnt,dnu->dtu", half, half)
-    weighted = goal.weights[:, None] * through
-    linear = jnp.einsum("dt,dtu,du->d", slope, through, slope)
+    linear = jnp.sum(jnp.einsum("dnt,dt->dn", half, slope) ** 2, axis=-1)
+    if half.shape[1] <= half.shape[2]:  # the smaller of two matrices with the same traces
+        inner = jnp.einsum("dnt,t,dmt->dnm", half, goal.weights, half)
+        return jnp.mean(linear + 2 * jnp.sum(inner**2, axis=(-2, -1)))
+    weighted = goal.weights[:, None] * jnp.einsum("dnt,dnu->dtu", half, half)
     return jnp.mean(linear + 2 * jnp.einsum("dtu,dut->d", weighted, weighted))
 
 

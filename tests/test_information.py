@@ -71,6 +71,7 @@ def test_nested_approaches_the_truth_from_below(linear):
     assert (few.max(0) <= np.log(9) + 1e-5).all()
 
 
+@pytest.mark.slow
 def test_nested_for_a_coin_by_enumeration():
     """One toss of a uniform coin: entropy of a fair toss less that of the coin, log 2 - 1/2."""
 

@@ -209,12 +209,18 @@ def surface():
     dp.outcome("y", dist.Normal(f(x), 0.2 + 0.1 * jnp.abs(x)))
 
 
+@functools.cache
+def process():
+    """One engine for all tests: it analyses and compiles once."""
+    return inference.gaussian_process(surface, capacity=16)
+
+
 def gram(a, b):
     return 0.8 * np.exp(-0.5 * (a[:, None] - b) ** 2 / 0.81)
 
 
 def test_a_gaussian_process_says_what_labels_would_be():
-    engine = inference.gaussian_process(surface, capacity=8)
+    engine = process()
     y = np.sin(X)
     belief = engine.update(KEY, engine.init(KEY), dp.observe(surface, sites={"x": X, "y": y}))
     goal = lookahead.squared_loss(TARGETS, np.zeros(3))
@@ -237,7 +243,9 @@ def line():
     dp.reward("y", dist.Normal(w[0] + w[1] * x, 0.3))
 
 
-@pytest.mark.parametrize("build", [inference.conjugate, inference.laplace])
+@pytest.mark.parametrize(
+    "build", [inference.conjugate, pytest.param(inference.laplace, marks=pytest.mark.slow)]
+)
 def test_a_linear_model_says_the_same_in_closed_form(build):
     engine = build(line)
     belief = engine.update(KEY, engine.init(KEY), dp.observe(line, sites={"x": X, "y": X}))
@@ -266,7 +274,7 @@ def test_no_closed_form_is_claimed_where_there_is_none():
     engine = inference.laplace(unknown_noise)
     goal = lookahead.mean_outcome(TARGETS)
     assert lookahead.problem(unknown_noise, engine, POOL, goal).is_gaussian is False
-    exact = inference.gaussian_process(surface)
+    exact = process()
     recall = lookahead.recall(TARGETS, np.ones(3))
     assert lookahead.problem(surface, exact, POOL, recall).is_gaussian is False
 
@@ -277,7 +285,7 @@ def test_no_closed_form_is_claimed_where_there_is_none():
 @pytest.fixture(scope="module")
 def pool(_float64):
     """A belief that has seen the left; labels are needed on the right."""
-    engine = inference.gaussian_process(surface, capacity=16)
+    engine = process()
     belief = engine.update(
         KEY, engine.init(KEY), dp.observe(surface, sites={"x": X - 1, "y": np.sin(X)})
     )
@@ -296,6 +304,7 @@ def test_the_first_label_is_the_best_of_all(pool):
     assert float(plan.expected[0] - plan.expected[1]) == pytest.approx(max(gone))
 
 
+@pytest.mark.slow
 def test_draws_agree_with_the_closed_form():
     engine = inference.conjugate(line)
     belief = engine.init(0)
@@ -346,7 +355,7 @@ def test_plans_do_not_depend_on_labels_that_were_not_revealed(pool, name):
 
 
 def test_one_compilation_serves_many_pools(compilations):
-    engine = inference.gaussian_process(surface, capacity=8)
+    engine = process()
     planner = functools.partial(lookahead.greedy, k=2)
 
     @jax.jit
@@ -367,7 +376,7 @@ def test_one_compilation_serves_many_pools(compilations):
 
 def test_a_rollout_ends_where_conditioning_on_all_batches_does():
     """For a linear functional variances do not depend on labels, so the end is known exactly."""
-    engine = inference.gaussian_process(surface, capacity=8)
+    engine = process()
     belief = engine.init(0)
     goal = lookahead.mean_outcome(TARGETS)
     found = lookahead.problem(surface, engine, POOL, goal)

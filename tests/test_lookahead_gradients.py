@@ -20,6 +20,7 @@ from decisionppl import _gradient_plan, _policy_gradient, inference, lookahead
 
 KEY = jax.random.key(0)
 SES = 5.7
+OPTIMIZER = optax.adam(0.2)  # one object, so one compilation
 N, K = 5, 2
 ORDERS = np.array(list(itertools.permutations(range(N), K)))
 LOGITS = np.array([0.3, -0.5, 1.0, 0.0, -1.2])
@@ -180,7 +181,7 @@ def test_smoothing_becomes_exact_for_a_cost_that_is_linear_in_shares():
 
 
 def coins():
-    p = numpyro.sample("p", dist.Beta(1, 1).expand([6]).to_event(1))
+    p = numpyro.sample("p", dist.Beta(0.3, 0.9).expand([6]).to_event(1))
     dp.reward("y", dist.Bernoulli(p[dp.action("coin", 6)]))
 
 
@@ -192,40 +193,45 @@ def coin_problem():
 
 
 def test_imagined_labels_give_the_expected_variance_of_independent_coins():
-    """A uniform coin: variance 1/12 now, 1/18 on average after one toss."""
+    """What a toss leaves depends on how it comes out, so one imagined toss would not do."""
     found, engine = coin_problem()
     assert not found.is_gaussian
     imagined = jax.jit(lambda key: _gradient_plan.table(found, key, engine.init(0), 200, 4000))(KEY)
     now, hard, soft = _gradient_plan.drawn_costs(imagined)
     share = np.array(found.functional.slope)
-    exact = lambda seen: share**2 @ np.where(np.isin(range(6), seen), 1 / 18, 1 / 12)  # noqa: E731
-    # 4,000 worlds: a relative standard error of some 2 %
+    prior, heads, tails = (float(dist.Beta(0.3 + h, 0.9 + t).variance)
+                           for h, t in ((0, 0), (1, 0), (0, 1)))  # fmt: skip
+    after = 0.25 * heads + 0.75 * tails
+    exact = lambda seen: share**2 @ np.where(np.isin(range(6), seen), after, prior)  # noqa: E731
+    # 4,000 worlds and 200 outcomes: relative standard errors of some 2 % each; one outcome alone
+    # would be 20 % off at the least
     for seen in ([], [1], [1, 4]):
         padded = jnp.array([*seen, *[-1] * (2 - len(seen))])
-        assert float(hard(padded)) == pytest.approx(exact(seen), rel=0.12)
+        assert float(hard(padded)) == pytest.approx(exact(seen), rel=0.15)
         shares = jnp.zeros(6).at[jnp.array(seen, int)].set(1.0)
         assert float(soft(shares)) == pytest.approx(float(hard(padded)), rel=1e-4)
     assert float(soft(jnp.zeros(6))) == pytest.approx(float(now), rel=1e-4)
 
 
-@pytest.mark.parametrize("estimator", ["score", "smoothed"])
+@pytest.mark.parametrize("estimator", ["smoothed", pytest.param("score", marks=pytest.mark.slow)])
 def test_policy_gradients_find_the_coins_that_count(estimator):
     found, engine = coin_problem()
     plan = lookahead.policy_gradient(
         0, found, engine.init(0), k=2, estimator=estimator, num_steps=60, num_outcomes=16,
-        num_worlds=500, optimizer=optax.adam(0.2),
+        num_worlds=500, optimizer=OPTIMIZER,
     )  # fmt: skip
     assert set(plan.chosen.tolist()) == {1, 4}
     offered = jnp.ones(6, bool).at[4].set(False)
     plan = lookahead.policy_gradient(
         0, found, engine.init(0), offered, k=2, estimator=estimator, num_steps=60,
-        num_outcomes=16, num_worlds=500, optimizer=optax.adam(0.2),
+        num_outcomes=16, num_worlds=500, optimizer=OPTIMIZER,
     )  # fmt: skip
     assert plan.chosen[0] == 1
     assert 4 not in plan.chosen.tolist()
     assert float(plan.expected[-1]) < float(plan.expected[0])
 
 
+@pytest.mark.slow
 def test_policy_gradients_use_the_closed_form_where_there_is_one():
     def line():
         w = numpyro.sample("w", dist.Normal(0, jnp.array([1.0, 0.5])).to_event(1))

@@ -114,6 +114,7 @@ def test_frozen_sites_stay_and_members_agree_where_data_are():
     assert spread[1] > 5 * spread[0]
 
 
+@pytest.mark.slow
 def test_plans_look_where_members_disagree():
     engine = inference.ensemble(
         network, num_members=16, frozen=("prior_in", "prior_out"), num_steps=200, capacity=16

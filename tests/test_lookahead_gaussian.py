@@ -180,8 +180,9 @@ def test_other_scores_are_greedy_in_what_they_say():
     assert chosen == by_hand
 
 
-def test_soft_subsets_reduce_to_hard_ones_and_are_smooth_between():
-    case = problem_of(7)
+@pytest.mark.parametrize("targets", [4, 9])  # fewer than the candidates, and more
+def test_soft_subsets_reduce_to_hard_ones_and_are_smooth_between(targets):
+    case = problem_of(7, targets=targets)
     joint, goal = as_joint(*case[:3]), as_goal(*case[3:])
     for chosen in itertools.combinations(range(6), 2):
         hard = float(SUBSET(joint, goal, padded(*chosen)))

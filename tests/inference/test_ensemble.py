@@ -67,6 +67,9 @@ def test_worlds_are_members_in_some_order():
     worlds = engine.sample(KEY, belief, 5)["w"]
     members = np.sort(np.asarray(belief.position["w"]), axis=0)
     np.testing.assert_array_equal(np.sort(worlds, axis=0), members)
+    for seed in range(4):  # whatever the key
+        other = engine.sample(seed, belief, 5)["w"]
+        np.testing.assert_array_equal(np.sort(other, axis=0), members)
     assert len(np.unique(engine.sample(KEY, belief, 12)["w"][:, 0])) == 5
     before = engine.sample(KEY, engine.init(KEY), 5)["w"]
     np.testing.assert_array_equal(np.sort(before, 0), np.sort(belief.anchor["w"], 0))

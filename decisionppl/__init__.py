@@ -31,6 +31,7 @@ __all__ = [
     "experiment",
     "inference",
     "kernels",
+    "lookahead",
     "means",
     "models",
     "observe",
@@ -45,7 +46,9 @@ __all__ = [
 ]
 
 # Imported on first use, so that `import decisionppl` stays light.
-_LAZY = ("cli", "experiment", "inference", "kernels", "means", "models", "plots", "testing")
+_LAZY = (
+    "cli", "experiment", "inference", "kernels", "lookahead", "means", "models", "plots", "testing",
+)  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -74,6 +74,10 @@ class Surrogate(NamedTuple):
             others; padding of the history is NaN.
         relevant: names of the action sites that utilities depend on, of rewards less costs
             (True) and of rewards alone (False).
+        outcomes: `(view, actions, args, data) -> (mean, covariance, noise)`: joint law of what
+            actions would be followed by, means [draws, actions], the covariance of their
+            locations [draws, actions, actions] and standard deviations of the independent noise
+            [draws, actions]; for outcomes of one number. None if the engine cannot say.
     """
 
     view: Callable
@@ -84,6 +88,7 @@ class Surrogate(NamedTuple):
     hyperparameters: Callable
     leave_one_out: Callable
     relevant: dict[bool, tuple[str, ...]]
+    outcomes: Callable | None = None
 
 
 def observe(

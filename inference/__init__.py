@@ -19,6 +19,7 @@ from decisionppl.inference import (
 )
 from decisionppl.inference.autoregressive import autoregressive, impute
 from decisionppl.inference.conjugate import conjugate
+from decisionppl.inference.ensemble import ensemble
 from decisionppl.inference.gaussian_process import gaussian_process
 from decisionppl.inference.labelling import (
     Labelled,
@@ -48,6 +49,7 @@ __all__ = [
     "designs",
     "diagnostics",
     "effects",
+    "ensemble",
     "gaussian_process",
     "impute",
     "label",

@@ -365,9 +365,23 @@ def _surrogate(known: _Model) -> Surrogate:
         keep = belief.buffer.rows.mask[None, :, None]
         return dist.Normal(jnp.where(keep, mean, jnp.nan), jnp.where(keep, sd, jnp.nan))
 
+    def outcomes(view: gp.View, actions: Any, args: tuple = (), data: Any = None) -> tuple:
+        def one(view: gp.View) -> tuple:
+            seen, noise = gp.outcomes(parts, view, args, actions, data_of(data), known.logged)
+            if noise.shape[1] != 1:
+                raise ValueError(
+                    f"an action is followed by {noise.shape[1]} logged numbers, expected one: the "
+                    "joint law of outcomes is for models with one scalar outcome."
+                )
+            covariance = gp.cross_covariance(view, seen, seen)[:, 0, :, 0]
+            return seen.mean[:, 0], covariance, noise[:, 0]
+
+        return jax.vmap(one)(view)
+
     return Surrogate(
-        view, utility, preposterior, fantasise, visited, hyperparameters, loo, known.relevant
-    )
+        view, utility, preposterior, fantasise, visited, hyperparameters, loo, known.relevant,
+        outcomes,
+    )  # fmt: skip
 
 
 def _check_values(buffer: Buffer) -> None:

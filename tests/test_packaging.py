@@ -173,7 +173,7 @@ report = {
     "x64": bool(jax.config.jax_enable_x64),
 }
 import decisionppl.cli, decisionppl.experiment, decisionppl.inference, decisionppl.models
-import decisionppl.plots, decisionppl.testing
+import decisionppl.lookahead, decisionppl.plots, decisionppl.testing
 report["arrays_of_all"] = len(jax.live_arrays())
 report["x64_of_all"] = bool(jax.config.jax_enable_x64)
 print(json.dumps(report))
@@ -190,8 +190,8 @@ def imported(tmp_path_factory):
 def test_import_stays_light(imported):
     heavy = {
         "decisionppl.models", "decisionppl.inference", "decisionppl.cli", "decisionppl.experiment",
-        "decisionppl.plots", "decisionppl.testing", "arviz", "h5netcdf", "matplotlib", "optax",
-        "pandas", "rich", "sklearn", "typer", "xarray",
+        "decisionppl.lookahead", "decisionppl.plots", "decisionppl.testing", "arviz", "h5netcdf",
+        "matplotlib", "optax", "pandas", "rich", "sklearn", "typer", "xarray",
     }  # fmt: skip
     loaded = {".".join(m.split(".")[:n]) for m in imported["modules"] for n in (1, 2)}
     assert "decisionppl" in loaded

@@ -104,6 +104,7 @@ def panel():
 
 
 NUTS = {"num_warmup": 20, "num_samples": 20, "num_chains": 2, "capacity": 32}
+ENSEMBLE = {"num_steps": 20, "num_members": 7, "capacity": 32}
 SVI = {"num_steps": 20, "capacity": 32}
 
 
@@ -130,6 +131,10 @@ CASES = {
         lambda *a: inference.gaussian_process(*a, capacity=32), unknown_function, False
     ),
     "synthetic control": Case(inference.synthetic_control, panel, True),
+    "ensemble logistic": Case(lambda *a: inference.ensemble(*a, **ENSEMBLE), logistic, False),
+    "ensemble noise": Case(
+        lambda *a: inference.ensemble(*a, perturb="noise", **ENSEMBLE), linear, False
+    ),
     "svi logistic": Case(lambda *a: inference.svi(*a, **SVI), logistic, False),
 }
 

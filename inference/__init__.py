@@ -7,7 +7,7 @@ if not __name__.startswith("decisionppl."):
     )
 
 from decisionppl._inference import Inference, Rows, observe
-from decisionppl.inference import effects, markov, off_policy, policies, value
+from decisionppl.inference import effects, markov, off_policy, pathwise, policies, value
 from decisionppl.inference.autoregressive import autoregressive, impute
 from decisionppl.inference.conjugate import conjugate
 from decisionppl.inference.gaussian_process import gaussian_process
@@ -47,6 +47,7 @@ __all__ = [
     "nuts",
     "observe",
     "off_policy",
+    "pathwise",
     "policies",
     "posterior",
     "potential_outcomes",

@@ -99,7 +99,7 @@ def smoothed(
     soft = jax.nn.softmax(logits)
     # zero in value, exactly: queues stay whole numbers
     event = event + (soft - jax.lax.stop_gradient(soft))
-    after = jnp.where(event > 0, 0.0, left) + event * fresh
+    after = jnp.where(event > 0, fresh, left)
     if held is not None:
         after = jnp.where(held, jax.lax.stop_gradient(after), after)
     return First(event, time, after)

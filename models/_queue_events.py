@@ -135,7 +135,8 @@ def transition(network: Network, state: Queues, share: Any, draws: Draws) -> tup
         inside = _routed(network, done)
     else:
         inside = done @ jax.nn.one_hot(draws.to, n, dtype=done.dtype)
-    length = state.length - done + inside + came
+    # never below zero; said so, because a queue that is empty carries no derivative on
+    length = jax.nn.relu(state.length - done + inside + came)
     lost = jnp.zeros_like(length)
     cost = jnp.dot(jnp.asarray(network.holding), state.length) * first.time
     if network.limited:

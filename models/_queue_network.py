@@ -1,5 +1,6 @@
 """Multi-class queueing networks: topology, rates, routing, clocks."""
 
+import dataclasses
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -77,6 +78,19 @@ class Network:
         """Whether all clocks are exponential and all rates constant: a Markov chain."""
         plain = all(_is_exponential(law) for law in (self.interarrival, self.workload))
         return plain and self.num_phases == 1
+
+    def replace(self, **arrays: Any) -> "Network":
+        """The same network with other arrays, such as rates that are differentiated.
+
+        Which servers can work on which classes, routing and pools stay as they are.
+
+        Example:
+            >>> import jax.numpy as jnp
+            >>> from decisionppl.models import queueing
+            >>> queueing.mm1(0.5).replace(service=jnp.array([[2.0]])).load().tolist()
+            [0.25]
+        """
+        return dataclasses.replace(self, **arrays)
 
     def flow(self, phase: int = 0) -> np.ndarray:
         r"""Arrivals per unit of time to each class, from outside and inside, [n].
@@ -197,14 +211,15 @@ def network(
             f"service: nobody serves class {int(np.flatnonzero(idle)[0])}, and jobs reach it. Give "
             "some server a rate above zero in that column."
         )
-    laws = [dist.Exponential(1.0) if w is None else w for w in (interarrival, workload)]
-    for name, law in zip(("interarrival", "workload"), laws, strict=True):
+    with jax.ensure_compile_time_eval():  # networks are made inside of traced functions too
+        laws = [dist.Exponential(1.0) if w is None else w for w in (interarrival, workload)]
+        means = [np.asarray(w.mean) for w in laws]
+    for name, law, mean in zip(("interarrival", "workload"), laws, means, strict=True):
         if law.event_shape or law.batch_shape not in ((), (classes,)):
             raise ValueError(
                 f"{name}: expected a law of batch shape () or ({classes},), got "
                 f"{law.batch_shape} and event shape {law.event_shape}."
             )
-        mean = np.asarray(law.mean)
         if not (np.abs(mean - 1) < _UNIT).all():
             raise ValueError(
                 f"{name}: expected a law of mean one, since rates say how fast clocks run; the "

@@ -14,7 +14,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import numpyro.distributions as dist
 from jax.tree_util import Partial
 
@@ -74,7 +73,7 @@ def cmu(network: Network) -> Partial:
         >>> queueing.cmu(queueing.criss_cross())(jnp.array([1.0, 0.0, 4.0]), None).tolist()
         [0, 3]
     """
-    return priority(network, np.asarray(network.holding) * np.asarray(network.service))
+    return priority(network, jnp.asarray(network.holding) * jnp.asarray(network.service))
 
 
 def _max_weight(network: Network, length: Any, space: Any = None) -> jax.Array:

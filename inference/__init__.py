@@ -7,7 +7,7 @@ if not __name__.startswith("decisionppl."):
     )
 
 from decisionppl._inference import Inference, Rows, observe
-from decisionppl.inference import effects, markov, off_policy, pathwise, policies, value
+from decisionppl.inference import effects, markov, off_policy, pathwise, picard, policies, value
 from decisionppl.inference.autoregressive import autoregressive, impute
 from decisionppl.inference.conjugate import conjugate
 from decisionppl.inference.gaussian_process import gaussian_process
@@ -48,6 +48,7 @@ __all__ = [
     "observe",
     "off_policy",
     "pathwise",
+    "picard",
     "policies",
     "posterior",
     "potential_outcomes",

@@ -130,8 +130,8 @@ class relaxed(Messenger):
         """Answer an action site by the probabilities of its law."""
         if msg["type"] != "sample" or role_of(msg) != "action" or msg["value"] is not None:
             return
-        law = plain(msg["fn"])
+        law: Any = plain(msg["fn"])
         if isinstance(law, dist.CategoricalProbs | dist.CategoricalLogits):
-            msg["value"] = jnp.broadcast_to(
-                law.probs, (*msg["fn"].batch_shape, law.probs.shape[-1])
-            )
+            chance: Any = law.probs
+            shape = (*msg["fn"].batch_shape, chance.shape[-1])
+            msg["value"] = jnp.broadcast_to(chance, shape)

@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
+from jax.flatten_util import ravel_pytree
 from numpyro import handlers
 
 from decisionppl._play import as_key, play
@@ -270,7 +271,7 @@ def gradient_check(
             f"expected num_runs of at least 2, batch of at least 1 and epsilon above zero, got "
             f"{num_runs}, {batch} and {epsilon}."
         )
-    flat, restore = jax.flatten_util.ravel_pytree(
+    flat, restore = ravel_pytree(
         jax.tree.map(lambda x: jnp.asarray(x, jnp.result_type(float)), params)
     )
     steps = epsilon * (1 + jnp.abs(flat))

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from numpyro.primitives import _PYRO_STACK, Messenger, apply_stack
 
 _NEVER = 1e30  # finite where a time is infinite: differences of infinities are NaN
+_LEAST = 1e-9  # of the largest rate; a clock that runs slower stands still
 
 
 class First(NamedTuple):
@@ -29,9 +30,9 @@ class First(NamedTuple):
 def race(clock: Any, rate: Any, fresh: Any = 0.0, *, held: Any = None) -> First:
     r"""The next event of several clocks.
 
-    A clock with w left that runs at rate r ends after w / r, and never if r is zero. The first one
-    ends after :math:`\tau = \min_j w_j / r_j` and is set to a fresh value; the others keep
-    :math:`w_j - \tau r_j`.
+    A clock with w left that runs at rate r ends after w / r, and never if r is zero, or less than
+    1e-9 of the largest rate. The first one ends after :math:`\tau = \min_j w_j / r_j` and is set
+    to a fresh value; the others keep :math:`w_j - \tau r_j`.
 
     What is differentiated is decided where the model is run, by the gradient mode of
     `pathwise.value`; elsewhere the event is a constant, and times and clocks are differentiated as
@@ -75,7 +76,9 @@ def race(clock: Any, rate: Any, fresh: Any = 0.0, *, held: Any = None) -> First:
 
 def _after(clock: jax.Array, rate: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     """Times [clocks], the event, when it happens, and what the other clocks keep."""
-    times = jnp.where(rate > 0, clock / jnp.where(rate > 0, rate, 1.0), jnp.inf)
+    # the square of a rate that is next to nothing underflows in the derivative of a time
+    runs = rate > _LEAST * jnp.max(rate)
+    times = jnp.where(runs, clock / jnp.where(runs, rate, 1.0), jnp.inf)
     first = jnp.argmin(times)
     time = times[first]
     # rounding may leave less than nothing on a clock that is about to end

@@ -87,7 +87,7 @@ class Assignments(dist.Distribution):
 
 def clock_rate(network: Network) -> Any:
     r"""Ticks per unit of time, :math:`\Lambda = \sum_j \lambda_j + \sum_i c_i \max_j \mu_{ij}`."""
-    pools = np.asarray(network.pools, np.float32)
+    pools = np.asarray(network.pools, float)
     return network.arrival.sum() + (network.service.max(1) * pools).sum()
 
 

@@ -235,9 +235,8 @@ def network(
     if (sizes < 1).any():
         raise ValueError(f"pools: expected at least one server in each, got {pools!r}.")
     return Network(
-        arrival=np.float32(coming), service=np.float32(rates), interarrival=laws[0],
-        workload=laws[1], switches=np.float32(lengths),
-        **{name: np.float32(x) for name, x in per_class.items()},
+        arrival=coming, service=rates, interarrival=laws[0], workload=laws[1], switches=lengths,
+        **{name: np.array(x) for name, x in per_class.items()},
         served=tuple(tuple(np.flatnonzero(r).tolist()) for r in rates),
         routing=tuple(tuple(r) for r in moves.tolist()), pools=tuple(sizes.tolist()),
         limited=bool(np.isfinite(per_class["buffer"]).any()),

@@ -129,7 +129,6 @@ def fulfilment(problem: Instance) -> MarkovModel:
         >>> bool((runs.state.capacity >= 0).all() and (runs.state.inventory >= 0).all())
         True
     """
-    nodes = problem.orders.price.shape[1]
 
     def step(state: Warehouses) -> Warehouses:
         law = dist.CategoricalLogits(jnp.zeros(len(problem.orders.product)))

@@ -74,6 +74,27 @@ def test_derivatives_of_a_race():
     assert soft.clock[0].tolist() == pytest.approx([-0.5, 3 / 36, 0])
 
 
+def test_rates_next_to_nothing_have_no_derivative_and_no_nan():
+    rate = jnp.array([1.0, 1e-25, 0.0])
+    for race in (hard, lambda *a: smoothed(10.0, *a)):
+        slope = jax.jacobian(lambda r, race=race: race(CLOCK, r, jnp.zeros(3)))(rate)
+        assert all(np.isfinite(np.asarray(x)).all() for x in slope)
+
+
+def test_a_draw_on_the_edge_of_its_support_does_no_harm():
+    def step(state):
+        clock = numpyro.sample("clock", dist.Delta(0.0))
+        site = numpyro.sample("zero", dist.Uniform(0.0, 1.0), sample_shape=())
+        dp.action("a", dist.Bernoulli(0.5), given=state)
+        dp.reward("r", clock + 0.0 * site)
+        return dp.state("s", state)
+
+    trace = {"zero": {"type": "sample", "is_observed": False, "fn": dist.Exponential(1.0),
+                      "value": jnp.array(0.0)}}  # fmt: skip
+    assert float(pathwise._log_density(trace)) == 0.0
+    assert np.isfinite(pathwise.value(step, 0.0, 3, key=0, mode=pathwise.score())[0])
+
+
 def test_a_mode_holds_inside_its_handler_only():
     def event(r):
         return pathwise.race(CLOCK, r, held=np.zeros(3, bool)).event

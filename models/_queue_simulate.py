@@ -77,6 +77,17 @@ class Simulated(NamedTuple):
         first = int(warm_up * self.time.shape[1])
         return self.queue[:, first:].sum((0, 1)) / self.time[:, first:].sum()
 
+    def to_xarray(self) -> Any:
+        """An xarray Dataset over (run, chunk), with classes and servers."""
+        import xarray as xr
+
+        last = {"queue": "class", "length": "class", "came": "class", "done": "class",
+                "busy": "server"}  # fmt: skip
+        return xr.Dataset({
+            name: (("run", "chunk", *((last[name],) if name in last else ())), x)
+            for name, x in self._asdict().items()
+        })  # fmt: skip
+
 
 def ratio(above: Any, below: Any, level: float = 0.95, warm_up: float = 0.0) -> Effect:
     """Ratio of two means over runs, from sums [runs, chunks]."""

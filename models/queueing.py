@@ -61,6 +61,7 @@ from decisionppl.models._queue_policies import (
 )
 from decisionppl.models._queue_simulate import Simulated, simulate
 from decisionppl.models._queue_solve import Solved, relative_value_iteration
+from decisionppl.models._queue_training import make_policy, train_neural
 from decisionppl.models._queue_truth import (
     admission_cost,
     best_priorities,
@@ -101,6 +102,7 @@ __all__ = [
     "input_switch",
     "instance",
     "jackson_lengths",
+    "make_policy",
     "max_pressure",
     "max_weight",
     "mg1_length",
@@ -122,5 +124,6 @@ __all__ = [
     "soft_max_weight",
     "soft_priority",
     "threshold",
+    "train_neural",
     "transition",
 ]

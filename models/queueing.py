@@ -15,6 +15,9 @@ h and the share :math:`u_{ij}` of server i that works on class j, the long-run c
   `mmc_length`, `mg1_length`, `priority_lengths`, `jackson_lengths`, `criss_cross_priority`,
   `admission_cost`.
 
+- `rates_prior`, `update_rates` are beliefs about rates, from logs of events; worlds drawn from them
+  are networks.
+
 Gradients of the cost in the parameters of a policy, or of the network: `inference.pathwise`.
 
 References:
@@ -59,6 +62,7 @@ from decisionppl.models._queue_policies import (
     soft_priority,
     threshold,
 )
+from decisionppl.models._queue_rates import Rates, log_events, rates_prior, update_rates
 from decisionppl.models._queue_simulate import Simulated, simulate
 from decisionppl.models._queue_solve import Solved, relative_value_iteration
 from decisionppl.models._queue_training import make_policy, train_neural
@@ -83,6 +87,7 @@ __all__ = [
     "Jobs",
     "Network",
     "Queues",
+    "Rates",
     "Simulated",
     "Solved",
     "admission_cost",
@@ -102,6 +107,7 @@ __all__ = [
     "input_switch",
     "instance",
     "jackson_lengths",
+    "log_events",
     "make_policy",
     "max_pressure",
     "max_weight",
@@ -117,6 +123,7 @@ __all__ = [
     "neural",
     "priority",
     "priority_lengths",
+    "rates_prior",
     "reentrant",
     "relative_value_iteration",
     "simulate",
@@ -126,4 +133,5 @@ __all__ = [
     "threshold",
     "train_neural",
     "transition",
+    "update_rates",
 ]

@@ -94,8 +94,8 @@ def update_rates(belief: Rates, network: Network, states: Any, serve: Any, elaps
         >>> states, serve, elapsed = queueing.log_events(net, queueing.cmu(net), 5000, key=0)
         >>> belief = queueing.update_rates(
         ...     queueing.rates_prior(net), net, states, serve, elapsed)
-        >>> belief.mean(net).service.round(1).tolist()
-        [[1.0, 2.0]]
+        >>> bool(abs(belief.mean(net).service - net.service).max() < 0.3)
+        True
     """
     if (network.topology.sum(0) > 1).any():
         raise ValueError(

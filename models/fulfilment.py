@@ -97,7 +97,7 @@ def instance(
     keys = jax.random.split(key, 5)
     size = jax.random.dirichlet(keys[0], jnp.full(nodes, 5.0))
     law = -skew * jnp.log1p(jnp.arange(products))
-    product = jax.random.categorical(keys[1], law, shape=(orders,))
+    product = jax.random.choice(keys[1], products, (orders,), p=jax.nn.softmax(law))
     capacity = jnp.maximum(jnp.round(size * orders / load), 1).astype(jnp.int32)
     share = jax.nn.softmax(law)[:, None] * size
     mean = share * orders / load

@@ -2,9 +2,10 @@ r"""A queue in which an experiment changes the speed of service, or how many cus
 
 An M/M/1 queue with a buffer, watched at the ticks of a Poisson clock of rate
 :math:`\Lambda = \max_a \lambda_a + \max_a \mu_a`. At each tick a coin decides the arm a; then a
-customer comes with probability :math:`\lambda_a / \Lambda`, one leaves with probability :math:`\mu_a / \Lambda` if
-there is one, or nothing happens. The cost is the number of customers x. As each tick is decided alone,
-a queue in which a share :math:`\theta` is treated is M/M/1 with the mean rates, so that
+customer comes with probability :math:`\lambda_a / \Lambda`, one leaves with probability
+:math:`\mu_a / \Lambda` if there is one, or nothing happens. The cost is the number of customers x.
+As each tick is decided alone, a queue in which a share :math:`\theta` is treated is M/M/1 with the
+mean rates, so that
 
 .. math:: J(\theta) = -\sum_k k \pi_k, \qquad \pi_k \propto (\lambda_\theta / \mu_\theta)^k.
 

@@ -114,16 +114,31 @@ def run(
         float | None, typer.Option(help="data_mixture: what may be spent on runs.")
     ] = None,
     metric: Annotated[str, typer.Option(help="data_mixture: the loss, or mean of all.")] = "mean",
+    instance: Annotated[
+        str | None, typer.Option(help="queue: a network by name, such as criss_cross_bh.")
+    ] = None,
+    policy: Annotated[
+        str | None, typer.Option(help="queue: policies to compare, separated by commas.")
+    ] = None,
+    events: Annotated[int, typer.Option(min=1, help="queue: events of each run.")] = 100_000,
 ) -> None:
     """Run a gallery model at worlds drawn from its prior; write netCDF and a regret plot.
 
     data_mixture buys runs of a table within a budget, and recommends a mixture for the largest
     scale; --set SCALE=PRICE prices a run at each scale, such as --set 1m=1 --set 1B=25000.
+
+    queue compares policies of a queueing network: --instance criss_cross_bh --policy
+    max_weight,cmu,pathwise; costs per unit of time with intervals, and a plot of its queues.
     """
     from decisionppl import experiment, plots, rules
     from decisionppl._storage import atomic_path
     from decisionppl.models import build
 
+    if name == "queue":
+        _compare_policies(instance, policy, events, replications, out, seed)
+        return
+    if instance is not None or policy is not None:
+        raise ValueError(f"--instance and --policy belong to queue, not to {name}.")
     if name == "data_mixture":
         _buy_runs(runs, budget, metric, _parse(settings or []), out, seed)
         return
@@ -148,6 +163,40 @@ def run(
           f"{result.attrs['compile_seconds']:.1f}", f"{result.attrs['run_seconds']:.1f}")],
     )  # fmt: skip
     typer.echo(f"wrote {out / f'{name}.nc'} and {out / f'{name}.png'}")
+
+
+def _compare_policies(
+    instance: str | None, policies: str | None, events: int, runs: int, out: Path, seed: int
+) -> None:
+    import numpy as np
+
+    from decisionppl import plots
+    from decisionppl._storage import atomic_path, write_groups
+    from decisionppl.models import queueing
+
+    net = queueing.instance(instance or "criss_cross_bh")
+    names = (policies or "cmu,max_weight,max_pressure").split(",")
+    rules = {n: queueing.make_policy(net, n.strip(), key=seed) for n in names}
+    results = {
+        n: queueing.simulate(net, r, events, key=seed, num_runs=runs) for n, r in rules.items()
+    }
+    rows = []
+    for n, found in results.items():
+        cost = found.average()
+        low, high = cost.interval
+        rows.append((n, f"{cost.estimate:.3f}", f"{low:.3f}", f"{high:.3f}",
+                     " ".join(f"{x:.2f}" for x in found.queues())))  # fmt: skip
+    _print_table(("policy", "cost", "95 % from", "to", "mean queues"), rows)
+    out.mkdir(parents=True, exist_ok=True)
+    first = next(iter(results.values()))
+    if first.time.shape[0] * first.time.shape[1] < 20:
+        typer.echo("few runs of few events: the intervals are rough.")
+    write_groups(out / "queue.nc", {n: r.to_xarray() for n, r in results.items()})
+    with atomic_path(out / "queue.png") as path:
+        holding = np.asarray(net.holding)
+        figure = plots.queue_lengths(results, holding, title=instance or "criss_cross_bh")
+        figure.savefig(path, dpi=150, format="png")
+    typer.echo(f"wrote {out / 'queue.nc'} and {out / 'queue.png'}")
 
 
 def _buy_runs(

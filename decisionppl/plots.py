@@ -61,6 +61,47 @@ def regret(results: Mapping[str, Result] | Result, *, title: str = "", axes: Any
     return axes.figure
 
 
+def queue_lengths(
+    results: Mapping[str, Any], holding: Any = 1.0, *, title: str = "", axes: Any = None
+) -> Any:
+    """Holding cost of a queueing network over time: mean over runs, band of two standard errors.
+
+    Args:
+        results: dict from label to what `models.queueing.simulate` returns.
+        holding: cost of a job of each class, [n] or one for all; ones draw the number of jobs.
+        title: of the axes.
+        axes: matplotlib axes to draw into; None makes a figure.
+
+    Returns:
+        The matplotlib figure.
+
+    Example:
+        >>> import decisionppl as dp
+        >>> from decisionppl.models import queueing
+        >>> net = queueing.criss_cross()
+        >>> runs = queueing.simulate(net, queueing.cmu(net), 2000, key=0, num_runs=3)
+        >>> type(dp.plots.queue_lengths({"cmu": runs})).__name__
+        'Figure'
+    """
+    axes = _axes(axes)
+    for i, (label, found) in enumerate(results.items()):
+        time = np.cumsum(np.asarray(found.time).mean(0))
+        cost = (np.asarray(found.queue) * holding).sum(-1) / np.asarray(found.time)
+        mean, colour = cost.mean(0), _COLOURS[i % len(_COLOURS)]
+        total = (np.asarray(found.queue) * holding).sum() / np.asarray(found.time).sum()
+        dash = ("-", "--", "-.", ":")[i % 4]
+        axes.plot(time, mean, dash, color=colour, label=f"{label} ({total:.2f})")
+        if len(cost) > 1:
+            error = 2 * cost.std(axis=0, ddof=1) / np.sqrt(len(cost))
+            axes.fill_between(
+                time, mean - error, mean + error, color=colour, alpha=0.2, linewidth=0
+            )
+    axes.set(xlabel="time", ylabel="holding cost", title=title)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    return axes.figure
+
+
 def ecdf_difference(
     result: Any, names: Iterable[str] | None = None, *, title: str = "", axes: Any = None
 ) -> Any:

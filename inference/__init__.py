@@ -14,6 +14,8 @@ from decisionppl.inference import (
     network,
     off_policy,
     panels,
+    pathwise,
+    picard,
     policies,
     value,
 )
@@ -62,6 +64,8 @@ __all__ = [
     "observe",
     "off_policy",
     "panels",
+    "pathwise",
+    "picard",
     "policies",
     "posterior",
     "potential_outcomes",

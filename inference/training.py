@@ -88,6 +88,7 @@ def train(
     guide: Callable | None = None,
     held_out: tuple | None = None,
     evaluate_every: int | None = None,
+    average: float = 0.0,
     progress: bool | None = None,
     checkpoint: Any = None,
 ) -> Trained:
@@ -108,6 +109,8 @@ def train(
         guide: of the model's latents; default none, which is maximum likelihood.
         held_out: arguments on which the loss is evaluated, with one fixed key.
         evaluate_every: steps between evaluations on `held_out`; default a tenth of the steps.
+        average: return the mean of the parameters over this last share of the steps, instead of
+            the last parameters.
         progress: show a progress bar; None shows it in a terminal.
         checkpoint: a file, written about every 30 seconds and at the end. If it exists, training
             continues from it.
@@ -136,6 +139,9 @@ def train(
     every = max(1, num_steps // 10) if evaluate_every is None else evaluate_every
     if every < 1:
         raise ValueError(f"evaluate_every: expected at least 1, got {evaluate_every!r}.")
+    if not 0 <= average <= 1:
+        raise ValueError(f"average: expected a share from 0 to 1, got {average!r}.")
+    averaged_from = num_steps - round(average * num_steps)
     started = time.perf_counter()
     key = as_key(key)
     init_key, batch_key, step_key, test_key = jax.random.split(key, 4)
@@ -148,13 +154,17 @@ def train(
     svi = SVI(model, guide or (lambda *args: None), optimizer, Trace_ELBO())
 
     def step(i: jax.Array, carry: tuple) -> tuple:
-        state, losses, first = carry
+        (state, mean), losses, first = carry
         arguments = batches(jax.random.fold_in(batch_key, i), i)
         state = SVIState(state.optim_state, state.mutable_state, jax.random.fold_in(step_key, i))
         state, loss = svi.update(state, *arguments)
         # the key is made anew at each step, so it is no part of what is carried
         state = SVIState(state.optim_state, state.mutable_state, init_key)
-        return state, losses.at[i - first].set(loss), first
+        if average:
+            weight = jnp.where(i < averaged_from, 0.0, 1 / (i - averaged_from + 1.0))
+            now = svi.get_params(state)
+            mean = jax.tree.map(lambda m, x: m + weight.astype(m.dtype) * (x - m), mean, now)
+        return (state, mean), losses.at[i - first].set(loss), first
 
     @jax.jit
     def chunk(state: Any, first: jax.Array, size: jax.Array) -> tuple:
@@ -163,17 +173,19 @@ def train(
 
     @jax.jit
     def evaluate(state: Any, arguments: tuple) -> jax.Array:
-        return svi.evaluate(state._replace(rng_key=test_key), *arguments)
+        return svi.evaluate(state[0]._replace(rng_key=test_key), *arguments)
 
     @jax.jit
     def begin(first: jax.Array) -> Any:
-        return svi.init(init_key, *batches(batch_key, first))._replace(rng_key=init_key)
+        state = svi.init(init_key, *batches(batch_key, first))._replace(rng_key=init_key)
+        mean = jax.tree.map(jnp.copy, svi.get_params(state)) if average else ()
+        return state, mean
 
     state = begin(jnp.zeros((), jnp.int32))
     raw = jax.random.key_data(key) if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else key
     identity = {
-        "parameters": _signature(svi.get_params(state)), "num_steps": num_steps,
-        "evaluate_every": every, "key": np.asarray(raw).tolist(),
+        "parameters": _signature(svi.get_params(state[0])), "num_steps": num_steps,
+        "averaged_from": averaged_from, "evaluate_every": every, "key": np.asarray(raw).tolist(),
     }  # fmt: skip
     losses: list[np.ndarray] = []
     tests: list[tuple[int, float]] = []
@@ -188,9 +200,12 @@ def train(
             checkpoint, s, losses, tests, identity, time.perf_counter() - started
         ),
     )  # fmt: skip
+    # interrupted before there was anything to average
+    whole = average and done > averaged_from
     return Trained(
-        svi.get_params(state), np.concatenate(losses) if losses else np.zeros(0), tests,
-        done == num_steps, time.perf_counter() - started,
+        state[1] if whole else svi.get_params(state[0]),
+        np.concatenate(losses) if losses else np.zeros(0), tests, done == num_steps,
+        time.perf_counter() - started,
     )  # fmt: skip
 
 

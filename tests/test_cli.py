@@ -107,12 +107,28 @@ def test_tour_in_small(capsys, tmp_path):
     assert best > 3 * uniform
 
 
+def test_run_queue_compares_policies(capsys, tmp_path):
+    code, out, _ = call(
+        capsys, "run", "queue", "--instance", "criss_cross_bm", "--policy", "cmu,threshold:3",
+        "--events", "4000", "--replications", "20", "--out", str(tmp_path),
+    )  # fmt: skip
+    assert code == 0, out
+    line = next(x for x in out.splitlines() if x.startswith("cmu"))
+    assert float(line.split()[1]) == pytest.approx(3.0, abs=0.5)
+    assert "threshold:3" in out
+    assert (tmp_path / "queue.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "queue.nc").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["run", "nothing"], "no model named 'nothing'"),
         (["run", "data_mixture", "--budget", "3"], "needs --runs FOLDER and --budget"),
         (["run", "linear", "--budget", "3"], "belong to data_mixture, not to linear"),
+        (["run", "queue", "--instance", "criss_cros_bh"], "Did you mean 'criss_cross_bh'?"),
+        (["run", "queue", "--policy", "best"], "no policy named 'best'"),
+        (["run", "linear", "--policy", "cmu"], "belong to queue, not to linear"),
         (["run", "linaer"], "Did you mean 'linear'?"),
         (["run", "linear", "--set", "size=3"], "no parameter 'size'"),
         (["run", "linear", "--set", "dim=big"], "not a number"),

@@ -176,8 +176,8 @@ def snipe(
         True
 
     References:
-        Cortez, Eichhorn and Yu, Staggered Rollout Designs and low-order interactions, arXiv
-        2208.05553.
+        Cortez-Rodriguez, Eichhorn and Yu, Exploiting Neighborhood Interference with Low Order
+        Interactions under Unit Randomized Design, arXiv 2208.05553.
     """
     if isinstance(order, bool) or not isinstance(order, int) or not 1 <= order <= _MOST_ORDER:
         raise ValueError(f"order: expected a whole number from 1 to {_MOST_ORDER}, got {order!r}.")

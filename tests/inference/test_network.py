@@ -19,7 +19,7 @@ from decisionppl._play import Same
 from decisionppl.inference import _network_weights as weights
 from decisionppl.inference import designs, network
 from decisionppl.inference._differences import differences
-from decisionppl.inference._left_out import left_out, moments
+from decisionppl.inference._left_out import left_out, moments, solve_definite
 from decisionppl.inference._network_estimate import drawn_chances
 from decisionppl.models import network as gallery
 
@@ -364,6 +364,14 @@ def test_a_regression_leaves_out_who_is_reached(double):
             fitted = np.asarray(v.x) @ np.asarray(found[coin, arm])
             # up to the little of both arms that it holds
             np.testing.assert_allclose(fitted, np.column_stack([np.ones(40), x]) @ exact, atol=0.01)
+
+
+def test_small_definite_systems_are_solved(double):
+    rng = np.random.default_rng(0)
+    root = rng.normal(size=(5, 2, 4, 4))
+    matrix, right = root @ np.swapaxes(root, -1, -2) + 0.1 * np.eye(4), rng.normal(size=(5, 2, 4))
+    expected = np.linalg.solve(matrix, right[..., None])[..., 0]
+    np.testing.assert_allclose(solve_definite(matrix, right), expected, rtol=1e-9)
 
 
 def test_features_take_off_what_they_explain():

@@ -180,7 +180,19 @@ def synthetic(options):
 def gradients(options):
     import _labelling_gradients
 
-    return _labelling_gradients.rows(options)
+    return _labelling_gradients.quality_rows(options)
+
+
+def descents(options):
+    import _labelling_gradients
+
+    return _labelling_gradients.descent_rows(options)
+
+
+def sampled(options):
+    import _labelling_gradients
+
+    return _labelling_gradients.sampled_rows(options)
 
 
 def digits(options):
@@ -237,6 +249,8 @@ PARTS = {
     "exact": exact,
     "synthetic": synthetic,
     "gradients": gradients,
+    "descents": descents,
+    "sampled": sampled,
     "digits": digits,
     "ensembles": ensembles,
     "information": information,

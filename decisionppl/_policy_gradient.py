@@ -95,7 +95,8 @@ def score_function(
             slope = jax.grad(plackett_luce_log_prob)(logits, order)
             return jnp.nan_to_num(slope), cost(cost_key, order)
 
-        scores, costs = jax.vmap(sample)(jax.random.split(as_key(key), num_samples))
+        # one after another, as in `smoothed`
+        scores, costs = jax.lax.map(sample, jax.random.split(as_key(key), num_samples))
         return Gradient(_slope(scores, costs, baseline), jnp.mean(costs))
 
     return gradient
@@ -154,7 +155,9 @@ def smoothed(cost: Callable, k: int, *, num_samples: int, temperature: float) ->
                 draw_key, cost_key = jax.random.split(key)
                 return cost(cost_key, smooth_subset(draw_key, logits, k, temperature))
 
-            return jnp.mean(jax.vmap(sample)(jax.random.split(as_key(key), num_samples)))
+            # one after another: batches of factorisations, which the costs of Gaussian beliefs
+            # are, have been seen to deadlock in threads of XLA's on a CPU
+            return jnp.mean(jax.lax.map(sample, jax.random.split(as_key(key), num_samples)))
 
         value, slope = jax.value_and_grad(mean_cost)(jnp.asarray(logits, float))
         return Gradient(jnp.nan_to_num(slope), value)

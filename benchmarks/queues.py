@@ -96,12 +96,22 @@ _MEASURED = {
 
 
 def costs(options):
+    """Criss-cross and six classes; `large` has the others."""
+    return _costs(options, lambda classes: classes <= 6)
+
+
+def large(options):
+    """Twelve classes and more."""
+    return _costs(options, lambda classes: classes > 6)
+
+
+def _costs(options, wanted):
     """Episodes of 200,000 events from empty: 400 of criss-cross, 100, 25 of large networks."""
     rows = []
     for (name, rule), (known, half) in _MEASURED.items():
-        if options.smoke and name not in ("criss_cross_bh", "reentrant1_6"):
-            continue
         net = queueing.instance(name)
+        if not wanted(net.num_classes) or (options.smoke and net.num_classes > 6):
+            continue
         policy = queueing.threshold(net, 3) if rule == "threshold" else getattr(queueing, rule)(net)
         runs, events = (20, 20_000) if options.smoke else (100, 200_000)
         runs *= 4 if net.num_classes == 3 else 1
@@ -411,6 +421,7 @@ def picards(options):
 PARTS = {
     "exact": exact,
     "costs": costs,
+    "large": large,
     "gradients": gradients,
     "training": training,
     "speed": speed,

@@ -197,7 +197,7 @@ def _study(options):
                 spreads[label].append(spread)
         for label in cosines:
             rows += [
-                row(f"criss-cross, {name}, {thetas} parameters: cosine to the mean of {many} others, {label}",
+                row(f"criss-cross, {name}, {thetas} parameters: cosine to the mean of {many}, {label}",
                     float(np.mean(cosines[label])), ""),
                 row(f"criss-cross, {name}: sd over length, {label}", float(np.mean(spreads[label])),
                     ""),

@@ -131,7 +131,7 @@ def scan(
         >>> run.actions.tolist(), run.equal
         ([1, 0, 0, 0], True)
     """
-    unit = np.asarray(unit)
+    unit = whose = np.asarray(unit)
     steps = len(unit)
     size = steps if chunk is None else chunk
     for name, x in (("chunk", size), ("batch", batch)):
@@ -149,6 +149,7 @@ def scan(
         raise ValueError(f"unit: expected numbers from 0 to {count - 1}, got {unit.max()}.")
     size = min(int(size), steps)
     most = size + 1 if max_iterations is None else int(max_iterations)
+    unit, ids = _local(unit, size, count)
     plan = _plan(unit, size, batch)
     found = _scan(
         *_same(system),
@@ -159,11 +160,12 @@ def scan(
         jnp.asarray(unit, jnp.int32),
         inputs,
         jnp.asarray(plan),
+        jnp.asarray(ids),
     )
     actions, shared_end, own_end, iterations, converged = found
     equal = None
     if prove:
-        other = sequential(system, shared, own, unit, inputs)[0]
+        other = sequential(system, shared, own, whose, inputs)[0]
         pairs = zip(jax.tree.leaves(actions), jax.tree.leaves(other), strict=True)
         equal = all(bool((a == b).all()) for a, b in pairs)
     return Picard(
@@ -173,6 +175,22 @@ def scan(
 
 def _same(system: System) -> tuple:
     return tuple(Same(f) for f in system)
+
+
+def _local(unit: np.ndarray, size: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Units numbered within each chunk [steps], and which they are [chunks, units of a chunk].
+
+    A chunk then works on a table of its own units, which fits in a cache.
+    """
+    numbers, known = np.empty(len(unit), int), []
+    for start in range(0, len(unit), size):
+        here, inverse = np.unique(unit[start : start + size], return_inverse=True)
+        numbers[start : start + size] = inverse
+        known.append(here)
+    ids = np.full((len(known), min(size, count)), count)
+    for i, here in enumerate(known):
+        ids[i, : len(here)] = here
+    return numbers, ids
 
 
 def _plan(unit: np.ndarray, size: int, batch: int) -> np.ndarray:
@@ -199,6 +217,9 @@ def _plan(unit: np.ndarray, size: int, batch: int) -> np.ndarray:
                 rows.append(row)
         chunks.append(rows)
     longest = max(len(rows) for rows in chunks)
+    # few sizes, so that problems of about one size are one program
+    coarse = 2 ** max(longest.bit_length() - 3, 0)
+    longest = -(-longest // coarse) * coarse
     plan = np.full((len(chunks), longest, batch), size)
     for i, rows in enumerate(chunks):
         plan[i, : len(rows)] = rows
@@ -233,12 +254,12 @@ def _put(tree: Any, i: Any, value: Any) -> Any:
 @partial(jax.jit, static_argnums=(0, 1, 2, 3, 4, 5))
 def _scan(
     policy: Same, update: Same, feasible: Same, fallback: Same, most: int, size: int, shared: Any,
-    own: Any, unit: Any, inputs: Any, plan: Any,
+    own: Any, unit: Any, inputs: Any, plan: Any, ids: Any,
 ) -> tuple:  # fmt: skip
     chunks, _, _ = plan.shape
     steps = len(unit)
     # all chunks but the last have one size; what is missing of the last one belongs to no unit
-    count = len(jax.tree.leaves(own)[0])
+    count = ids.shape[1]  # units of a chunk at most
     whole = chunks * size
     units = jnp.concatenate([unit, jnp.full(whole - steps, count, unit.dtype)])
     padded = jax.tree.map(
@@ -260,8 +281,9 @@ def _scan(
         return (after, _put(own, u, mine)), shared
 
     def stretch(carry: tuple, given: tuple) -> tuple:
-        shared, own = carry
-        (u, x), rows = given
+        shared, everyone = carry
+        (u, x), rows, here = given
+        own = _at(everyone, jnp.minimum(here, len(jax.tree.leaves(everyone)[0]) - 1))
 
         def decide(states: Any, carry: tuple, row: Any) -> tuple:
             mine_all, actions = carry
@@ -294,9 +316,9 @@ def _scan(
         actions, changed, used = jax.lax.while_loop(
             going, iterate, (begin(), jnp.array(True), jnp.array(0))
         )
-        carry, _ = jax.lax.scan(advance, (shared, own), (u, x, actions))
-        return carry, (actions, used, ~changed)
+        (shared, own), _ = jax.lax.scan(advance, (shared, own), (u, x, actions))
+        return (shared, _put(everyone, here, own)), (actions, used, ~changed)
 
-    (shared, own), (actions, used, done) = jax.lax.scan(stretch, (shared, own), (split, plan))
+    (shared, own), (actions, used, done) = jax.lax.scan(stretch, (shared, own), (split, plan, ids))
     actions = jax.tree.map(lambda a: a.reshape(whole, *a.shape[2:])[:steps], actions)
     return actions, shared, own, used, done

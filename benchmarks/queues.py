@@ -196,12 +196,10 @@ def _study(options):
                 spread = np.sqrt((found.std(0) ** 2).sum()) / np.linalg.norm(found.mean(0))
                 spreads[label].append(spread)
         for label in cosines:
-            rows += [
-                row(f"criss-cross, {name}, {thetas} parameters: cosine to the mean of {many}, {label}",
-                    float(np.mean(cosines[label])), ""),
-                row(f"criss-cross, {name}: sd over length, {label}", float(np.mean(spreads[label])),
-                    ""),
-            ]  # fmt: skip
+            what = f"criss-cross, {name}, {thetas} parameters: cosine to the mean of {many}"
+            rows.append(row(f"{what}, {label}", float(np.mean(cosines[label])), ""))
+            what = f"criss-cross, {name}: sd over length"
+            rows.append(row(f"{what}, {label}", float(np.mean(spreads[label])), ""))
     return rows
 
 

@@ -8,6 +8,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 import venv
 from pathlib import Path
 
@@ -64,6 +65,34 @@ def one_device(script, part, options):
         command += ["--smoke"] if options.smoke else []
         subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
         return json.loads(out.read_text())["rows"]
+
+
+def run_parts(parts, description):
+    """Run the parts of a benchmark, `{name: options -> rows}`, those of `--only` or all.
+
+    What is measured is written at once; with `--only` other parts of the result file stay.
+    """
+    options = parser(description).parse_args()
+    chosen = options.only.split(",") if options.only else list(parts)
+    unknown = sorted(set(chosen) - set(parts))
+    if unknown:
+        raise SystemExit(f"--only: no part {unknown[0]!r}; there are {', '.join(parts)}.")
+    for i, part in enumerate(chosen):
+        rows = [{**r, "part": part} for r in parts[part](options)]
+        finish(rows, options, earlier=i > 0 or options.only != "")
+
+
+def seconds(fn, repeats=5):
+    """Least of several timings after one call that compiles."""
+    import jax
+
+    jax.block_until_ready(fn())
+    found = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        jax.block_until_ready(fn())
+        found.append(time.perf_counter() - start)
+    return min(found)
 
 
 def finish(rows, options, *, earlier=False):

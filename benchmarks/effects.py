@@ -13,22 +13,11 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
-from _common import finish, parser, row
+from _common import row, run_parts, seconds
 
 from decisionppl import testing
 from decisionppl.inference import effects, markov, value
 from decisionppl.models import rental_marketplace, two_state
-
-
-def seconds(fn, repeats=5):
-    """Least of several timings after one call that compiles."""
-    jax.block_until_ready(fn())
-    found = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        jax.block_until_ready(fn())
-        found.append(time.perf_counter() - start)
-    return min(found)
 
 
 def market(size):
@@ -362,13 +351,5 @@ PARTS = {
 }
 
 
-def main():
-    options = parser(__doc__).parse_args()
-    chosen = options.only.split(",") if options.only else list(PARTS)
-    for i, part in enumerate(chosen):  # what is measured is written at once
-        rows = [{**r, "part": part} for r in PARTS[part](options)]
-        finish(rows, options, earlier=i > 0 or options.only != "")
-
-
 if __name__ == "__main__":
-    main()
+    run_parts(PARTS, __doc__)

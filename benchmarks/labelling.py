@@ -18,7 +18,7 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
-from _common import finish, parser, row
+from _common import row, run_parts
 
 import decisionppl as dp
 from decisionppl import _joint as gaussian
@@ -257,13 +257,5 @@ PARTS = {
 }
 
 
-def main():
-    options = parser(__doc__).parse_args()
-    chosen = options.only.split(",") if options.only else list(PARTS)
-    for i, part in enumerate(chosen):  # what is measured is written at once
-        rows = [{**r, "part": part} for r in PARTS[part](options)]
-        finish(rows, options, earlier=i > 0 or options.only != "")
-
-
 if __name__ == "__main__":
-    main()
+    run_parts(PARTS, __doc__)

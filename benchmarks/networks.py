@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import networkx as nx
 import numpy as np
-from _common import finish, parser, row
+from _common import row, run_parts, seconds
 
 from decisionppl import testing
 from decisionppl.inference import designs, network
@@ -160,16 +160,6 @@ def small_world(options):
     return rows
 
 
-def seconds(fn, repeats=5):
-    jax.block_until_ready(fn())
-    found = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        jax.block_until_ready(fn())
-        found.append(time.perf_counter() - start)
-    return min(found)
-
-
 def speed(options):
     """One experiment of many units, ten neighbours each, from edges to interval."""
     count = 20_000 if options.smoke else 1_000_000
@@ -211,13 +201,5 @@ PARTS = {
 }
 
 
-def main():
-    options = parser(__doc__).parse_args()
-    chosen = options.only.split(",") if options.only else list(PARTS)
-    for i, part in enumerate(chosen):  # what is measured is written at once
-        rows = [{**r, "part": part} for r in PARTS[part](options)]
-        finish(rows, options, earlier=i > 0 or options.only != "")
-
-
 if __name__ == "__main__":
-    main()
+    run_parts(PARTS, __doc__)

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from _common import finish, parser, peer_python, row
+from _common import peer_python, row, run_parts
 
 from decisionppl.inference import markov, pathwise, picard
 from decisionppl.models import fulfilment, queueing
@@ -428,13 +428,5 @@ PARTS = {
 }
 
 
-def main():
-    options = parser(__doc__).parse_args()
-    chosen = options.only.split(",") if options.only else list(PARTS)
-    for i, part in enumerate(chosen):  # what is measured is written at once
-        rows = [{**r, "part": part} for r in PARTS[part](options)]
-        finish(rows, options, earlier=i > 0 or options.only != "")
-
-
 if __name__ == "__main__":
-    main()
+    run_parts(PARTS, __doc__)

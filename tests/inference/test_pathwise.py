@@ -237,6 +237,13 @@ def cost(theta, key, mode, load=0.7, steps=150):
     ).mean()  # fmt: skip
 
 
+def test_the_mean_baseline_leaves_its_own_run_out():
+    later = np.random.default_rng(0).normal(size=(4, 6))
+    found = pathwise._baseline("mean", jnp.asarray(later), ())
+    expected = [np.delete(later, i, 0).mean(0) for i in range(4)]
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
 def test_gradient_check_agrees_with_the_score_and_measures_ste():
     theta = jnp.array([0.2, -0.1])
     found = pathwise.gradient_check(

@@ -63,6 +63,21 @@ def test_the_first_k_actions_are_right_after_k_iterations():
         assert (run.actions[:k] == known[:k]).all()
 
 
+def test_known_actions_are_checked_again_before_they_are_taken():
+    """Taken although there is nothing left, they would spoil the states of all later steps."""
+    system = picard.System(
+        lambda stock, own, x: jnp.where(stock < 1, 0, 1),
+        lambda stock, own, a, x: (jnp.where(a > stock, jnp.nan, stock - a), own),
+        lambda stock, own, a, x: a <= stock,
+        lambda stock, own, x: 0,
+    )
+    begin = (jnp.array(3.0), jnp.zeros(12), np.arange(12), jnp.zeros(12))
+    run = picard.scan(system, *begin, prove=True)
+    assert run.equal
+    assert run.actions.tolist() == [1] * 3 + [0] * 9
+    assert run.iterations.tolist() == [3]
+
+
 def test_independent_units_need_one_iteration_and_its_confirmation():
     system = picard.System(
         lambda g, m, x: (m + x) % 3, lambda g, m, a, x: (g, m + a), lambda g, m, a, x: True,

@@ -463,18 +463,41 @@ def test_arrivals_follow_rates_that_change():
         model = queueing.event_model(net)
 
         def forward(state, key):
-            after = handlers.seed(dp.act(model.step, queueing.cmu(net)), key)(state)
-            return after, (after.phase[0], after.came[0])
+            after = []
+            step = lambda state: after.append(model.step(state))  # noqa: E731
+            trace = dp.play(step, key, policy=queueing.cmu(net))(state)
+            now = after[0]
+            return now, (now.phase[0], now.came[0], trace["elapsed"]["value"])
 
         first = handlers.seed(model.init, key)()
-        phase, came = jax.lax.scan(forward, first, jax.random.split(key, 400))[1]
-        return jnp.max(jnp.where(phase == 0, came, 0)), phase[-1]
+        phase, came, elapsed = jax.lax.scan(forward, first, jax.random.split(key, 400))[1]
+        early = jnp.max(jnp.where(phase == 0, came, 0))
+        return early, phase[-1], came[-1] - early, jnp.sum(elapsed) - 20.0
 
-    early, last = jax.jit(jax.vmap(count))(jax.random.split(jax.random.key(0), runs))
+    keys = jax.random.split(jax.random.key(0), runs)
+    early, last, later, time = map(np.asarray, jax.jit(jax.vmap(count))(keys))
     assert (np.asarray(last) == 1).all()
     # a Poisson number of arrivals with mean 80 in the first phase
-    total = int(np.asarray(early).sum())
+    total = int(early.sum())
     assert abs(total - 80 * runs) < Z * (80 * runs) ** 0.5
+    # about 120 intervals of mean 2 in the second
+    assert later.sum() / time.sum() == pytest.approx(0.5, rel=Z / later.sum() ** 0.5)
+
+
+def test_a_job_goes_where_its_own_row_says():
+    """The k-th job done of a class follows the k-th route, not the one after it."""
+    net = queueing.network([0.3, 0.0], [[1.0, 1.0]], routing=[[0.0, 0.5], [0.0, 0.0]])
+    model = queueing.event_model(net)
+    routes = np.array([[1, 2, 2, 1, 1, 2, 1, 2], [2] * 8])
+    ones = jnp.ones((2, 8))
+    jobs = queueing.Jobs(10 * ones, ones, jnp.asarray(routes))  # one job at a time
+    state, went = model.init(jobs), []
+    while int(state.done[0]) < 6:
+        before = int(state.done[0]), float(state.length[1])
+        state = handlers.seed(dp.act(model.step, queueing.cmu(net)), 0)(state, jobs)
+        if int(state.done[0]) > before[0]:
+            went.append(1 if float(state.length[1]) > before[1] else 2)
+    assert went == routes[0, :6].tolist()
 
 
 # --- the catalogue, and what is refused -----------------------------------------------------------

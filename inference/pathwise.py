@@ -297,8 +297,9 @@ def gradient_check(
     stderr = (slope - finite).std(0, ddof=1) / num_runs**0.5
     slope, finite = slope.mean(0), finite.mean(0)
     length = np.linalg.norm(finite)
-    cosine = float(slope @ finite / (np.linalg.norm(slope) * length))
-    ratio = float(slope @ finite / length**2)
+    along, least = slope @ finite, np.finfo(float).tiny  # gradients may be zero
+    cosine = float(along / max(np.linalg.norm(slope) * length, least))
+    ratio = float(along / max(length**2, least))
     far = np.abs(gap) > z * stderr + tolerance * length
     message = (
         f"{mode.name}: {far.sum()} of {len(far)} components differ from finite differences; "

@@ -295,8 +295,7 @@ def test_no_gradient_is_nan_in_heavy_traffic(load):
         assert np.isfinite(np.asarray(x)).all()
 
 
-@functools.cache
-def fitted(updates=24, **settings):
+def trained(updates=24, **settings):
     net = queueing.multiclass([0.35, 0.35], 1.0, [1, 4])
     model = queueing.event_model(net)
     return pathwise.train(
@@ -304,6 +303,9 @@ def fitted(updates=24, **settings):
         updates, key=0, mode=pathwise.ste(5.0), per="elapsed", progress=False,
         optimizer=optax.adam(0.1), **settings,
     )  # fmt: skip
+
+
+fitted = functools.cache(trained)
 
 
 def test_training_learns_the_cmu_order_and_averages(monkeypatch):
@@ -335,10 +337,10 @@ def test_training_resumes_to_the_bit(tmp_path, monkeypatch):
     monkeypatch.setattr(training, "_save", stop)
     monkeypatch.setattr(training, "_SECONDS_PER_CHECKPOINT", 0.0)
     with pytest.warns(UserWarning, match="interrupted"):
-        part = fitted(checkpoint=file)
+        part = trained(checkpoint=file)
     assert not part.complete
     monkeypatch.setattr(training, "_save", original)
-    resumed = fitted(checkpoint=file)
+    resumed = trained(checkpoint=file)
     assert resumed.complete
     np.testing.assert_array_equal(resumed.params["policy"], whole.params["policy"])
     np.testing.assert_array_equal(resumed.losses, whole.losses)

@@ -426,3 +426,20 @@ def test_the_plot_shows_series_band_and_treated_periods():
         plots.counterfactual(data, panels.nuclear_norm(data))
     with pytest.raises(ValueError, match="has 40 periods, the panel 20"):
         plots.counterfactual(panels.panel(series()[:, 20:], MIXED[20:]), found)
+
+
+def test_the_nuclear_norm_knows_its_error_where_half_of_all_cells_are_treated():
+    """A level that the low-rank part half takes must not be taken for an effect.
+
+    Of 60 errors in units of their standard errors: the mean square is within 5.7 times its own
+    standard error of one, and a half for what linearising leaves out.
+    """
+    scores = []
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        y = np.outer(rng.normal(size=20), rng.normal(size=30)) + 0.1 * rng.normal(size=(20, 30))
+        treated = rng.integers(0, 2, (20, 30))
+        found = panels.nuclear_norm(panels.panel(y + 2 * treated, treated))
+        scores.append((found.estimate - 2) / found.stderr)
+    assert np.mean(np.square(scores)) < 1.5 + 5.7 * (2 / 60) ** 0.5
+    assert abs(np.mean(scores)) < 5.7 / 60**0.5

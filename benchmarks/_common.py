@@ -1,6 +1,7 @@
 """What every benchmark shares: rows of the table, peers' environments, the result file."""
 
 import argparse
+import datetime
 import json
 import os
 import platform
@@ -123,5 +124,6 @@ def finish(rows, options, *, earlier=False):
                         "cores": os.cpu_count(), "devices": [str(d) for d in jax.devices()]},
             "versions": {"python": platform.python_version(), "jax": jax.__version__,
                          "numpyro": numpyro.__version__, "decisionppl": dp.__version__},
-            "seed": options.seed, "smoke": options.smoke, "rows": rows,
+            "seed": options.seed, "date": datetime.date.today().isoformat(),
+            "smoke": options.smoke, "rows": rows,
         }, indent=1, default=float) + "\n")  # fmt: skip

@@ -250,7 +250,7 @@ def gradient_check(
         mode: whose derivative is checked. Differences are of the same runs: relaxed, if it is.
         key: PRNG key or int seed.
         num_runs: keys.
-        epsilon: step of the differences, relative to 1 + |parameter|.
+        epsilon: step of the differences, relative to one plus the parameter's size.
         tolerance: difference that does not matter, relative to the length of the gradient.
         z: standard errors that are allowed.
         batch: keys at a time.

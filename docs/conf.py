@@ -33,7 +33,7 @@ extensions = [
     "reference",
     "results",
 ]
-exclude_patterns = ["conf.py", "extensions/*", "tutorials/README*"]
+exclude_patterns = ["conf.py", "screenshots.py", "extensions/*"]
 source_suffix = {".md": "myst-nb", ".rst": "restructuredtext"}
 nitpicky = False
 show_warning_types = True

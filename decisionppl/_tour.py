@@ -131,14 +131,16 @@ def tour(
     import xarray as xr
 
     from decisionppl import plots
+    from decisionppl._plots_style import make_axes
     from decisionppl._storage import atomic_path, write_groups
 
     results = play_all(seed, shuffles, images, progress)
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
-    figure = plots.regret(results, title="Handwritten digits: what each decision rule costs")
+    title = "Handwritten digits: what each decision rule costs"
+    ax = plots.regret(results, title=title, units="wrong guesses", ax=make_axes())
     with atomic_path(folder / "regret.png") as path:
-        figure.savefig(path, dpi=150, format="png")
+        ax.figure.savefig(path, dpi=150, format="png")
     named = {n: r.data.assign_attrs(player=n, **_simple(r.attrs)) for n, r in results.items()}
     groups = {f"player_{i}": named[n] for i, n in enumerate(named)}
     summary = xr.Dataset(attrs={"players": "; ".join(named), "seed": seed})

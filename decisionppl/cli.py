@@ -131,6 +131,7 @@ def run(
     max_weight,cmu,pathwise; costs per unit of time with intervals, and a plot of its queues.
     """
     from decisionppl import experiment, plots, rules
+    from decisionppl._plots_style import make_axes
     from decisionppl._storage import atomic_path
     from decisionppl.models import build
 
@@ -154,7 +155,8 @@ def run(
     out.mkdir(parents=True, exist_ok=True)
     result.save(out / f"{name}.nc")
     with atomic_path(out / f"{name}.png") as path:
-        plots.regret({rule: result}, title=name).savefig(path, dpi=150, format="png")
+        ax = plots.regret({rule: result}, title=name, ax=make_axes())
+        ax.figure.savefig(path, dpi=150, format="png")
     total = result.data["regret"].sum("round")
     error = float(total.std(ddof=1)) / replications**0.5 if replications > 1 else float("nan")
     _print_table(
@@ -171,6 +173,7 @@ def _compare_policies(
     import numpy as np
 
     from decisionppl import plots
+    from decisionppl._plots_style import make_axes
     from decisionppl._storage import atomic_path, write_groups
     from decisionppl.models import queueing
 
@@ -194,8 +197,9 @@ def _compare_policies(
     write_groups(out / "queue.nc", {n: r.to_xarray() for n, r in results.items()})
     with atomic_path(out / "queue.png") as path:
         holding = np.asarray(net.holding)
-        figure = plots.queue_lengths(results, holding, title=instance or "criss_cross_bh")
-        figure.savefig(path, dpi=150, format="png")
+        title = instance or "criss_cross_bh"
+        ax = plots.queue_lengths(results, holding, title=title, ax=make_axes())
+        ax.figure.savefig(path, dpi=150, format="png")
     typer.echo(f"wrote {out / 'queue.nc'} and {out / 'queue.png'}")
 
 
@@ -206,6 +210,7 @@ def _buy_runs(
     import numpy as np
 
     from decisionppl import plots
+    from decisionppl._plots_style import make_axes
     from decisionppl._storage import atomic_path, write_groups
     from decisionppl.models import data_mixture
 
@@ -241,7 +246,8 @@ def _buy_runs(
     out.mkdir(parents=True, exist_ok=True)
     write_groups(out / "data_mixture.nc", {"search": found.to_xarray(table)})
     with atomic_path(out / "data_mixture.png") as path:
-        plots.mixture_search(found, table).savefig(path, dpi=150, format="png")
+        panels = plots.mixture_search(found, table, ax=make_axes(13, 3.8, columns=3))
+        panels[0].figure.savefig(path, dpi=150, format="png")
     typer.echo(f"wrote {out / 'data_mixture.nc'} and {out / 'data_mixture.png'}")
 
 
@@ -270,6 +276,7 @@ def validate(
     from rich.console import Console
 
     from decisionppl import _target, testing
+    from decisionppl._plots_style import make_axes
     from decisionppl._storage import atomic_path
     from decisionppl.models import GALLERY, build
 
@@ -290,7 +297,8 @@ def validate(
     Console().print(report)
     if plot is not None:
         with atomic_path(plot) as path:
-            report.plot(title=target).savefig(path, dpi=150, format="png")
+            ax = report.plot(title=target, ax=make_axes())
+            ax.figure.savefig(path, dpi=150, format="png")
         typer.echo(f"wrote {plot}")
     return 0 if report.passed else 1
 

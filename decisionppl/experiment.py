@@ -12,25 +12,31 @@ import jax.numpy as jnp
 import numpy as np
 
 from decisionppl._ask import Ask, Experiment
+from decisionppl._belief_path import BeliefPath, belief_path
 from decisionppl._decide import decider
 from decisionppl._decision import Context, as_context
 from decisionppl._environment import Environment, as_environment, from_model, num_contexts
 from decisionppl._inference import Inference
 from decisionppl._loop import Carry, Delay, Loop, Program, compile_loop
 from decisionppl._play import as_key
+from decisionppl._profile import Profile, profile
 from decisionppl._recommend import Recommendation
 from decisionppl._result import Result
 from decisionppl._storage import from_arrays, function_hash, to_arrays
 
 __all__ = [
     "Ask",
+    "BeliefPath",
     "Context",
     "Delay",
     "Environment",
     "Experiment",
+    "Profile",
     "Recommendation",
     "Result",
+    "belief_path",
     "from_model",
+    "profile",
     "run",
 ]
 

@@ -123,7 +123,7 @@ def _points(label: str, found: Any, level: float) -> _Points:
             joined = [np.concatenate(x) for x in zip(*(p[:3] for p in parts), strict=True)]
             return _Points(*joined, None, True)
     try:
-        value = np.array([float(found)])
+        value = np.array([float(found)])  # pyright: ignore[reportArgumentType]
     except (TypeError, ValueError):
         raise TypeError(
             f"effect {label!r}: expected an Effect, a Taylor, an EffectPosterior, a sequence of "

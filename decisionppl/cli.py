@@ -1,4 +1,4 @@
-"""The command line: `decisionppl tour`, `models`, `run NAME` and `validate TARGET`."""
+"""The command line: `decisionppl tour`, `models`, `run`, `report`, `show` and `validate`."""
 
 import functools
 import os
@@ -278,17 +278,8 @@ def validate(
     from decisionppl import _target, testing
     from decisionppl._plots_style import make_axes
     from decisionppl._storage import atomic_path
-    from decisionppl.models import GALLERY, build
 
-    problem = build(target) if target in GALLERY else _target.load(target)
-    model = getattr(problem, "model", problem)
-    args, contexts = getattr(problem, "args", ()), getattr(problem, "contexts", None)
-    if arguments is not None:
-        given = _target.arguments(arguments)
-        args, contexts = ((), given) if callable(given) else (given, None)
-        args = args if isinstance(args, tuple) else (args,)
-    if not callable(model):
-        raise TypeError(f"{target!r} is {type(model).__name__}, expected a model (a function).")
+    model, args, contexts = _model_of(target, arguments)
     inference = _target.load(engine) if ":" in engine else engine
     report = testing.validate(
         model, *args, key=seed, inference=inference, contexts=contexts, num_rows=rows,
@@ -301,6 +292,66 @@ def validate(
             ax.figure.savefig(path, dpi=150, format="png")
         typer.echo(f"wrote {plot}")
     return 0 if report.passed else 1
+
+
+def _model_of(target: str, arguments: str | None) -> tuple[Any, tuple, Any]:
+    """The model that a target names, its arguments, and where those come from per row."""
+    from decisionppl import _target
+    from decisionppl.models import GALLERY, build
+
+    problem = build(target) if target in GALLERY else _target.load(target)
+    model = getattr(problem, "model", problem)
+    args, contexts = getattr(problem, "args", ()), getattr(problem, "contexts", None)
+    if arguments is not None:
+        given = _target.arguments(arguments)
+        args, contexts = ((), given) if callable(given) else (given, None)
+        args = args if isinstance(args, tuple) else (args,)
+    if not callable(model):
+        raise TypeError(f"{target!r} is {type(model).__name__}, expected a model (a function).")
+    return model, args, contexts
+
+
+@app.command()
+def show(
+    target: Annotated[
+        str, typer.Argument(help="module:model, file.py:model, or a name of the gallery.")
+    ],
+    arguments: Annotated[
+        str | None,
+        typer.Option("--args", help="The model's arguments, as for `validate`."),
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Write the graph, as .png, .svg or .pdf.")
+    ] = None,
+    dot: Annotated[Path | None, typer.Option(help="Write the graph for Graphviz.")] = None,
+) -> None:
+    """Show a model's sites: roles, laws, shapes, and what depends on what."""
+    import jax
+    from rich.console import Console
+
+    from decisionppl._show import show as view_of
+    from decisionppl._storage import atomic_path
+
+    model, args, contexts = _model_of(target, arguments)
+    if contexts is not None and not args:
+        args = contexts(jax.random.key(0), 0)
+        args = args if isinstance(args, tuple) else (args,)
+    view = view_of(model, *args)
+    if sys.stdout.isatty():
+        Console().print(view)  # as wide as the terminal
+    else:
+        typer.echo(str(view))
+    if plot is not None:
+        suffix = plot.suffix[1:].lower()
+        if suffix not in ("png", "svg", "pdf"):
+            raise ValueError(f"--plot {plot}: expected a name that ends in .png, .svg or .pdf.")
+        with atomic_path(plot) as path:
+            view._drawn().savefig(path, dpi=150, format=suffix)
+        typer.echo(f"wrote {plot}")
+    if dot is not None:
+        with atomic_path(dot) as path:
+            path.write_text(view.dot(), encoding="utf-8")
+        typer.echo(f"wrote {dot}")
 
 
 def _fail(message: str) -> None:

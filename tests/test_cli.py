@@ -205,6 +205,23 @@ def test_validate_exits_with_1_when_a_check_fails(capsys, user_file):
     assert "failed: sbc" in out
 
 
+def test_show_prints_a_table_and_draws_the_graph(capsys, user_file):
+    code, out, _ = call(capsys, "show", "users_model.py:model", "--args", "0.5", "--plot", "g.svg",
+                        "--dot", "g.dot")  # fmt: skip
+    assert code == 0, out
+    row = next(line.split() for line in out.splitlines() if line.split()[:1] == ["r"])
+    assert row[:3] == ["r", "reward", "Normal"]
+    assert row[-4:] == ["w,", "arm,", "argument", "x"]
+    assert "<svg" in (user_file / "g.svg").read_text()
+    assert (user_file / "g.dot").read_text().startswith("digraph")
+    code, out, _ = call(capsys, "show", "users_model:model", "--args", "users_model:contexts")
+    assert code == 0
+    code, out, _ = call(capsys, "show", "slate")
+    assert "subsets, 2 of" in " ".join(out.split()) or "slate" in out
+    code, _, err = call(capsys, "show", "users_model:unbounded", "--plot", "g.doc")
+    assert (code, "ends in .png, .svg or .pdf" in err) == (2, True)
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

@@ -147,7 +147,7 @@ def _learn(
             now = jax.tree.map(lambda x: x[t], rows)
             return engine.update(jax.random.fold_in(learn_key, t), belief, now)
 
-        belief = jax.lax.fori_loop(*span, one, belief)
+        belief = jax.lax.fori_loop(span[0], span[1], one, belief)
         return belief, shown(belief)
 
     first = engine.init(init_key)

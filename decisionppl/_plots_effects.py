@@ -109,7 +109,7 @@ def _points(label: str, found: Any, level: float) -> _Points:
                 f"effect {label!r}: expected one estimate, got shape {list(values[0].shape)}. "
                 "Give one Effect per label."
             )
-        return _Points(*values, None, False)
+        return _Points(values[0], values[1], values[2], None, False)
     if hasattr(found, "by_order"):
         orders = np.asarray(found.by_order, float)
         if orders.ndim == 2:  # draws of a posterior
@@ -121,7 +121,7 @@ def _points(label: str, found: Any, level: float) -> _Points:
         parts = [_points(f"{label}[{k}]", x, level) for k, x in enumerate(found)]
         if not any(p.several for p in parts):
             joined = [np.concatenate(x) for x in zip(*(p[:3] for p in parts), strict=True)]
-            return _Points(*joined, None, True)
+            return _Points(joined[0], joined[1], joined[2], None, True)
     try:
         value = np.array([float(found)])  # pyright: ignore[reportArgumentType]
     except (TypeError, ValueError):

@@ -7,6 +7,7 @@ import numpy as np
 
 from decisionppl._plots_style import HATCHES, axes_of, band, colour, dash, finish, mark
 
+_BLOCKS = 60
 _LEVELS = 6  # so many fidelities can be told apart as areas
 
 
@@ -140,16 +141,20 @@ def fidelities(
     if not many:
         _levels(ax, decisions, values.ravel(), levels)
     elif len(levels) <= _LEVELS:
-        bottom = np.zeros(len(decisions))
+        # of many decisions, means of blocks
+        edges = np.linspace(0, len(decisions), min(len(decisions), _BLOCKS) + 1).round().astype(int)
+        starts, middles = edges[:-1], (edges[1:] + edges[:-1] + 1) / 2
+        decisions, bottom = middles, np.zeros(len(middles))
         for i, level in enumerate(levels):
-            share = 100 * (values == level).mean(0)
+            here = 100 * (values == level).mean(0)
+            share = np.add.reduceat(here, starts) / np.diff(edges)
             # levels have an order: so has their lightness
             fill, hatching = f"{0.95 - 0.75 * i / max(len(levels) - 1, 1):.3f}", HATCHES[i]
             ax.fill_between(decisions, bottom, bottom + share, step="mid", facecolor=fill,
                             edgecolor=colour(1 if i > len(levels) / 2 else 0), hatch=hatching,
                             linewidth=0.3, label=f"{level:g}")  # fmt: skip
             bottom = bottom + share
-        ax.set(ylim=(0, 100), xlim=(0.5, len(decisions) + 0.5))
+        ax.set(ylim=(0, 100), xlim=(0.5, values.shape[1] + 0.5))
         finish(ax, False, xlabel="decision", ylabel="share of replications (%)", title=title)
         ax.legend(title=label, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
         return ax

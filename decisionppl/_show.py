@@ -12,6 +12,7 @@ from decisionppl._show_law import law_in_words, support_in_words
 from decisionppl._show_trace import Ref, relations
 
 HEADER = ("site", "role", "law", "support", "shape", "depends on")
+_BEFORE = " (step before)"
 FORMAT = 1  # of `to_dict`
 
 
@@ -175,7 +176,7 @@ class ModelView:
         """The inverse of `to_dict`.
 
         Raises:
-            ValueError: of a later format.
+            ValueError: of a later format, or with sites that depend on what is not described.
         """
         if data.get("format") != FORMAT:
             raise ValueError(
@@ -189,6 +190,16 @@ class ModelView:
             return Node(**parts)
 
         arguments, sites = (tuple(map(node, data[n])) for n in ("arguments", "sites"))
+        known = {n.name for n in sites}, {n.name for n in arguments}
+        for site in sites:
+            parts = [(p, p in known[0]) for p in (*site.parents, *site.before)]
+            parts += [(a, a in known[1]) for a in site.arguments]
+            parts += [(g, g.removesuffix(_BEFORE) in known[0] | known[1]) for g in site.given]
+            for name, there in parts:
+                if not there:
+                    raise ValueError(
+                        f"site {site.name!r}: it depends on {name!r}, which is not described."
+                    )
         return cls(str(data["name"]), arguments, sites)
 
 
@@ -206,7 +217,7 @@ def _cells(node: Node) -> tuple[str, ...]:
     for place in node.inside:
         shape += f", {place}"
     parts = [*node.parents, *(f"argument {a}" for a in node.arguments)]
-    parts += [f"{b} (step before)" for b in node.before]
+    parts += [f"{b}{_BEFORE}" for b in node.before]
     words = ", ".join(parts)
     if node.given:
         words += ("; " if words else "") + f"sees {', '.join(node.given)}"
@@ -281,4 +292,4 @@ def _named(refs: Iterable[Ref], kind: str) -> tuple[str, ...]:
 
 
 def _seen(ref: Ref) -> str:
-    return f"{ref.name} (step before)" if ref.kind == "before" else ref.name
+    return f"{ref.name}{_BEFORE}" if ref.kind == "before" else ref.name

@@ -188,6 +188,7 @@ def draw(view: Any, ax: Any = None, title: str = "") -> Any:
         style = _hexagon if shape == "hexagon" else f"{shape},pad=0.35"
         text = ax.text(
             *found.places[name], _words(node), ha="center", va="center", fontsize="small", zorder=3,
+            parse_math=False,
             bbox={"boxstyle": style, "facecolor": fill, "edgecolor": "black",
                   "linestyle": "--" if broken else "-"},
         )  # fmt: skip

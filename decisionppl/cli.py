@@ -294,6 +294,19 @@ def validate(
     return 0 if report.passed else 1
 
 
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="A file that `result.save` wrote.")],
+    out: Annotated[
+        Path | None, typer.Option(help="The page; default beside the file, as .html.")
+    ] = None,
+) -> None:
+    """Write a saved experiment as one HTML page: summary, plots, model, how it was made."""
+    from decisionppl import _report
+
+    typer.echo(f"wrote {_report.report(run, out)}")
+
+
 def _model_of(target: str, arguments: str | None) -> tuple[Any, tuple, Any]:
     """The model that a target names, its arguments, and where those come from per row."""
     from decisionppl import _target

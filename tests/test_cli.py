@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from decisionppl import cli
+from decisionppl import _report, _tour, cli
 from decisionppl.experiment import Result
 from decisionppl.models import GALLERY
 
@@ -98,11 +98,17 @@ def test_tour_in_small(capsys, tmp_path):
     assert code == 0, out
     assert "Thompson, logistic" in out
     assert (tmp_path / "regret.png").stat().st_size > 10_000
-    assert (tmp_path / "tour.nc").exists()
-    rows = {line.split("  ")[0]: line.split() for line in out.splitlines() if "," in line}
+    table = out
+    players = _report.read(tmp_path / "tour.nc")
+    assert [p.label for p in players] == [p.name for p in _tour.players()]
+    assert [n.role for n in players[0].model.sites] == ["latent", "action", "reward"]
+    code, out, _ = call(capsys, "report", str(tmp_path / "tour.nc"))
+    assert code == 0
+    assert "Thompson, logistic" in (tmp_path / "tour.html").read_text()
+    rows = {line.split("  ")[0]: line.split() for line in table.splitlines() if "," in line}
     best = float(rows["UCB 95 %, linear"][-5])
     uniform = float(
-        next(line for line in out.splitlines() if line.startswith("uniform")).split()[1]
+        next(line for line in table.splitlines() if line.startswith("uniform")).split()[1]
     )
     assert best > 3 * uniform
 

@@ -37,9 +37,11 @@ __all__ = [
     "observe",
     "outcome",
     "play",
+    "plots",
     "reward",
     "role_of",
     "rules",
+    "show",
     "state",
     "testing",
     "utility",
@@ -54,6 +56,8 @@ _LAZY = (
 def __getattr__(name: str) -> Any:
     if name in _LAZY:
         return importlib.import_module(f"decisionppl.{name}")
+    if name == "show":
+        return importlib.import_module("decisionppl._show").show
     raise AttributeError(f"module 'decisionppl' has no attribute {name!r}")
 
 

@@ -64,6 +64,23 @@ def unwrapped(rule: Any) -> tuple[Callable, bool]:
     return rule, per_cost
 
 
+def rule_name(rule: Any) -> str:
+    """A rule in words that are the same in every process: its name, with options that are set.
+
+    Example:
+        >>> import functools
+        >>> from decisionppl import rules
+        >>> rule_name(rules.per_cost(functools.partial(rules.ucb, quantile=0.9)))
+        'per_cost(ucb(quantile=0.9))'
+    """
+    if isinstance(rule, functools.partial):
+        options = [*map(repr, rule.args), *(f"{k}={v!r}" for k, v in rule.keywords.items())]
+        return f"{rule_name(rule.func)}({', '.join(options)})"
+    if hasattr(rule, "rule"):
+        return f"per_cost({rule_name(rule.rule)})"
+    return getattr(rule, "__name__", None) or repr(rule)
+
+
 def sum_sites(values: Mapping[str, jax.Array], names: tuple[str, ...]) -> jax.Array:
     """Sum over sites and their entries, [draws, actions]."""
     return sum(values[n].reshape(*values[n].shape[:2], -1).sum(-1) for n in names)  # pyright: ignore

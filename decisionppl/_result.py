@@ -23,6 +23,7 @@ class Result:
             `run(..., resume=result)` continues bit for bit.
         belief: the final belief, leaves [replications, ...]; None when read from a file
             (`run(..., resume=path)` restores it).
+        source: the model and its example arguments, described in files that `save` writes.
     """
 
     data: Any
@@ -30,6 +31,7 @@ class Result:
     state: list[np.ndarray] = dataclasses.field(repr=False)
     belief: Any = dataclasses.field(default=None, repr=False)
     inference: Any = dataclasses.field(default=None, repr=False)
+    source: Any = dataclasses.field(default=None, repr=False)
 
     @property
     def rounds(self) -> int:
@@ -53,8 +55,15 @@ class Result:
             {f"leaf_{i}": ([f"leaf_{i}_axis_{j}" for j in range(a.ndim)], a)
              for i, a in enumerate(self.state)}
         )  # fmt: skip
-        data = self.data.assign_attrs({k: _plain(v) for k, v in self.attrs.items()})
+        data = self.data.assign_attrs(self.file_attributes())
         write_groups(path, {"experiment": data, "state": state})
+
+    def file_attributes(self) -> dict[str, Any]:
+        """Attributes as files hold them, with the model's sites and roles under `model_sites`."""
+        attrs = dict(self.attrs)
+        if "model_sites" not in attrs and self.source is not None:
+            attrs["model_sites"] = _described(*self.source)
+        return {k: _plain(v) for k, v in attrs.items()}
 
     @classmethod
     def load(cls, path: Any) -> "Result":
@@ -103,6 +112,15 @@ class Result:
             variables[name] = (["chain", "draw", *axes], np.asarray(value))
         coords = {"chain": np.arange(replications), "draw": np.arange(num_worlds)}
         return xr.Dataset(variables, coords)
+
+
+def _described(model: Any, args: tuple) -> dict[str, Any]:
+    from decisionppl._show import FORMAT, show
+
+    try:
+        return show(model, *args).to_dict()
+    except Exception as error:  # a description is not worth losing a run for
+        return {"format": FORMAT, "error": f"{type(error).__name__}: {error}"}
 
 
 def _plain(value: Any) -> Any:

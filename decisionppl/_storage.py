@@ -25,10 +25,20 @@ def atomic_path(path: Any) -> Iterator[Path]:
         yield Path(name)
         with open(name, "rb+") as file:
             os.fsync(file.fileno())
+        os.chmod(name, _mode(target))
         os.replace(name, target)
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name)
+
+
+def _mode(target: Path) -> int:
+    """Permissions of the file that is replaced, or those of a new file: others may read it."""
+    if target.exists():
+        return target.stat().st_mode & 0o777
+    mask = os.umask(0)
+    os.umask(mask)
+    return 0o666 & ~mask
 
 
 def write_groups(path: Any, groups: Mapping[str, Any]) -> None:

@@ -131,21 +131,18 @@ def tour(
     import xarray as xr
 
     from decisionppl import plots
+    from decisionppl._plots_style import make_axes
     from decisionppl._storage import atomic_path, write_groups
 
     results = play_all(seed, shuffles, images, progress)
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
-    figure = plots.regret(results, title="Handwritten digits: what each decision rule costs")
+    title = "Handwritten digits: what each decision rule costs"
+    ax = plots.regret(results, title=title, units="wrong guesses", ax=make_axes())
     with atomic_path(folder / "regret.png") as path:
-        figure.savefig(path, dpi=150, format="png")
-    named = {n: r.data.assign_attrs(player=n, **_simple(r.attrs)) for n, r in results.items()}
+        ax.figure.savefig(path, dpi=150, format="png")
+    named = {n: r.data.assign_attrs(player=n, **r.file_attributes()) for n, r in results.items()}
     groups = {f"player_{i}": named[n] for i, n in enumerate(named)}
     summary = xr.Dataset(attrs={"players": "; ".join(named), "seed": seed})
     write_groups(folder / "tour.nc", {"tour": summary, **groups})
     return results
-
-
-def _simple(attrs: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in attrs.items() if isinstance(v, str | int | float)
-            and not isinstance(v, bool)}  # fmt: skip

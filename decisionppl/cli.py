@@ -1,4 +1,4 @@
-"""The command line: `decisionppl tour`, `models`, `run NAME` and `validate TARGET`."""
+"""The command line: `decisionppl tour`, `models`, `run`, `report`, `show` and `validate`."""
 
 import functools
 import os
@@ -131,6 +131,7 @@ def run(
     max_weight,cmu,pathwise; costs per unit of time with intervals, and a plot of its queues.
     """
     from decisionppl import experiment, plots, rules
+    from decisionppl._plots_style import make_axes
     from decisionppl._storage import atomic_path
     from decisionppl.models import build
 
@@ -154,7 +155,8 @@ def run(
     out.mkdir(parents=True, exist_ok=True)
     result.save(out / f"{name}.nc")
     with atomic_path(out / f"{name}.png") as path:
-        plots.regret({rule: result}, title=name).savefig(path, dpi=150, format="png")
+        ax = plots.regret({rule: result}, title=name, ax=make_axes())
+        ax.figure.savefig(path, dpi=150, format="png")
     total = result.data["regret"].sum("round")
     error = float(total.std(ddof=1)) / replications**0.5 if replications > 1 else float("nan")
     _print_table(
@@ -171,6 +173,7 @@ def _compare_policies(
     import numpy as np
 
     from decisionppl import plots
+    from decisionppl._plots_style import make_axes
     from decisionppl._storage import atomic_path, write_groups
     from decisionppl.models import queueing
 
@@ -194,8 +197,9 @@ def _compare_policies(
     write_groups(out / "queue.nc", {n: r.to_xarray() for n, r in results.items()})
     with atomic_path(out / "queue.png") as path:
         holding = np.asarray(net.holding)
-        figure = plots.queue_lengths(results, holding, title=instance or "criss_cross_bh")
-        figure.savefig(path, dpi=150, format="png")
+        title = instance or "criss_cross_bh"
+        ax = plots.queue_lengths(results, holding, title=title, ax=make_axes())
+        ax.figure.savefig(path, dpi=150, format="png")
     typer.echo(f"wrote {out / 'queue.nc'} and {out / 'queue.png'}")
 
 
@@ -206,6 +210,7 @@ def _buy_runs(
     import numpy as np
 
     from decisionppl import plots
+    from decisionppl._plots_style import make_axes
     from decisionppl._storage import atomic_path, write_groups
     from decisionppl.models import data_mixture
 
@@ -241,7 +246,8 @@ def _buy_runs(
     out.mkdir(parents=True, exist_ok=True)
     write_groups(out / "data_mixture.nc", {"search": found.to_xarray(table)})
     with atomic_path(out / "data_mixture.png") as path:
-        plots.mixture_search(found, table).savefig(path, dpi=150, format="png")
+        panels = plots.mixture_search(found, table, ax=make_axes(13, 3.8, columns=3))
+        panels[0].figure.savefig(path, dpi=150, format="png")
     typer.echo(f"wrote {out / 'data_mixture.nc'} and {out / 'data_mixture.png'}")
 
 
@@ -270,7 +276,40 @@ def validate(
     from rich.console import Console
 
     from decisionppl import _target, testing
+    from decisionppl._plots_style import make_axes
     from decisionppl._storage import atomic_path
+
+    model, args, contexts = _model_of(target, arguments)
+    inference = _target.load(engine) if ":" in engine else engine
+    report = testing.validate(
+        model, *args, key=seed, inference=inference, contexts=contexts, num_rows=rows,
+        num_simulations=simulations, progress=sys.stderr.isatty(),
+    )  # fmt: skip
+    Console().print(report)
+    if plot is not None:
+        with atomic_path(plot) as path:
+            ax = report.plot(title=target, ax=make_axes())
+            ax.figure.savefig(path, dpi=150, format="png")
+        typer.echo(f"wrote {plot}")
+    return 0 if report.passed else 1
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="A file that `result.save` wrote.")],
+    out: Annotated[
+        Path | None, typer.Option(help="The page; default beside the file, as .html.")
+    ] = None,
+) -> None:
+    """Write a saved experiment as one HTML page: summary, plots, model, how it was made."""
+    from decisionppl import _report
+
+    typer.echo(f"wrote {_report.report(run, out)}")
+
+
+def _model_of(target: str, arguments: str | None) -> tuple[Any, tuple, Any]:
+    """The model that a target names, its arguments, and where those come from per row."""
+    from decisionppl import _target
     from decisionppl.models import GALLERY, build
 
     problem = build(target) if target in GALLERY else _target.load(target)
@@ -282,17 +321,50 @@ def validate(
         args = args if isinstance(args, tuple) else (args,)
     if not callable(model):
         raise TypeError(f"{target!r} is {type(model).__name__}, expected a model (a function).")
-    inference = _target.load(engine) if ":" in engine else engine
-    report = testing.validate(
-        model, *args, key=seed, inference=inference, contexts=contexts, num_rows=rows,
-        num_simulations=simulations, progress=sys.stderr.isatty(),
-    )  # fmt: skip
-    Console().print(report)
+    return model, args, contexts
+
+
+@app.command()
+def show(
+    target: Annotated[
+        str, typer.Argument(help="module:model, file.py:model, or a name of the gallery.")
+    ],
+    arguments: Annotated[
+        str | None,
+        typer.Option("--args", help="The model's arguments, as for `validate`."),
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Write the graph, as .png, .svg or .pdf.")
+    ] = None,
+    dot: Annotated[Path | None, typer.Option(help="Write the graph for Graphviz.")] = None,
+) -> None:
+    """Show a model's sites: roles, laws, shapes, and what depends on what."""
+    import jax
+    from rich.console import Console
+
+    from decisionppl._show import show as view_of
+    from decisionppl._storage import atomic_path
+
+    model, args, contexts = _model_of(target, arguments)
+    if contexts is not None and not args:
+        args = contexts(jax.random.key(0), 0)
+        args = args if isinstance(args, tuple) else (args,)
+    view = view_of(model, *args)
+    if sys.stdout.isatty():
+        Console().print(view)  # as wide as the terminal
+    else:
+        typer.echo(str(view))
     if plot is not None:
+        suffix = plot.suffix[1:].lower()
+        if suffix not in ("png", "svg", "pdf"):
+            raise ValueError(f"--plot {plot}: expected a name that ends in .png, .svg or .pdf.")
         with atomic_path(plot) as path:
-            report.plot(title=target).savefig(path, dpi=150, format="png")
+            view._drawn().savefig(path, dpi=150, format=suffix)
         typer.echo(f"wrote {plot}")
-    return 0 if report.passed else 1
+    if dot is not None:
+        with atomic_path(dot) as path:
+            path.write_text(view.dot(), encoding="utf-8")
+        typer.echo(f"wrote {dot}")
 
 
 def _fail(message: str) -> None:

@@ -12,25 +12,31 @@ import jax.numpy as jnp
 import numpy as np
 
 from decisionppl._ask import Ask, Experiment
+from decisionppl._belief_path import BeliefPath, belief_path
 from decisionppl._decide import decider
-from decisionppl._decision import Context, as_context
+from decisionppl._decision import Context, as_context, rule_name
 from decisionppl._environment import Environment, as_environment, from_model, num_contexts
 from decisionppl._inference import Inference
 from decisionppl._loop import Carry, Delay, Loop, Program, compile_loop
 from decisionppl._play import as_key
+from decisionppl._profile import Profile, profile
 from decisionppl._recommend import Recommendation
 from decisionppl._result import Result
 from decisionppl._storage import from_arrays, function_hash, to_arrays
 
 __all__ = [
     "Ask",
+    "BeliefPath",
     "Context",
     "Delay",
     "Environment",
     "Experiment",
+    "Profile",
     "Recommendation",
     "Result",
+    "belief_path",
     "from_model",
+    "profile",
     "run",
 ]
 
@@ -43,6 +49,7 @@ _programs: OrderedDict[Any, tuple[Program, Any]] = OrderedDict()
 
 class _Plan(NamedTuple):
     loop: Loop
+    example: Context
     replications: int
     horizon: int
     key: jax.Array
@@ -190,7 +197,7 @@ def _plan(
         propensities, int(replications),
     )  # fmt: skip
     identity = _identity(given, parts.actions, contexts)
-    return _Plan(loop, int(replications), int(horizon), key, attrs, identity, contexts)
+    return _Plan(loop, example, int(replications), int(horizon), key, attrs, identity, contexts)
 
 
 def _first_context(source: Environment, key: jax.Array) -> Any:
@@ -227,7 +234,8 @@ def _attributes(
         "jax": jax.__version__,
         "model": getattr(model, "__name__", type(model).__name__),
         "model_hash": function_hash(model),
-        "rule": repr(getattr(rule, "__name__", rule)),
+        # in quotes, as files written before have it: they resume
+        "rule": repr(rule_name(rule)),
         "key": [int(x) for x in np.asarray(data).ravel()],
         "replications": replications,
         "batch": loop.batch,
@@ -366,7 +374,9 @@ def _result(
         "compile_seconds": compile_seconds,
         "run_seconds": run_seconds,
     }
-    return Result(data, attrs, to_arrays(carry), carry.belief, plan.loop.decider.inference)
+    parts = plan.loop.decider
+    source = (parts.model, plan.example.args)
+    return Result(data, attrs, to_arrays(carry), carry.belief, parts.inference, source)
 
 
 def _dataset(loop: Loop, records: dict[str, np.ndarray], first: int) -> Any:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from decisionppl import cli
+from decisionppl import _report, _tour, cli
 from decisionppl.experiment import Result
 from decisionppl.models import GALLERY
 
@@ -98,11 +98,17 @@ def test_tour_in_small(capsys, tmp_path):
     assert code == 0, out
     assert "Thompson, logistic" in out
     assert (tmp_path / "regret.png").stat().st_size > 10_000
-    assert (tmp_path / "tour.nc").exists()
-    rows = {line.split("  ")[0]: line.split() for line in out.splitlines() if "," in line}
+    table = out
+    players = _report.read(tmp_path / "tour.nc")
+    assert [p.label for p in players] == [p.name for p in _tour.players()]
+    assert [n.role for n in players[0].model.sites] == ["latent", "action", "reward"]
+    code, out, _ = call(capsys, "report", str(tmp_path / "tour.nc"))
+    assert code == 0
+    assert "Thompson, logistic" in (tmp_path / "tour.html").read_text()
+    rows = {line.split("  ")[0]: line.split() for line in table.splitlines() if "," in line}
     best = float(rows["UCB 95 %, linear"][-5])
     uniform = float(
-        next(line for line in out.splitlines() if line.startswith("uniform")).split()[1]
+        next(line for line in table.splitlines() if line.startswith("uniform")).split()[1]
     )
     assert best > 3 * uniform
 
@@ -203,6 +209,23 @@ def test_validate_exits_with_1_when_a_check_fails(capsys, user_file):
     )  # fmt: skip
     assert code == 1
     assert "failed: sbc" in out
+
+
+def test_show_prints_a_table_and_draws_the_graph(capsys, user_file):
+    code, out, _ = call(capsys, "show", "users_model.py:model", "--args", "0.5", "--plot", "g.svg",
+                        "--dot", "g.dot")  # fmt: skip
+    assert code == 0, out
+    row = next(line.split() for line in out.splitlines() if line.split()[:1] == ["r"])
+    assert row[:3] == ["r", "reward", "Normal"]
+    assert row[-4:] == ["w,", "arm,", "argument", "x"]
+    assert "<svg" in (user_file / "g.svg").read_text()
+    assert (user_file / "g.dot").read_text().startswith("digraph")
+    code, out, _ = call(capsys, "show", "users_model:model", "--args", "users_model:contexts")
+    assert code == 0
+    code, out, _ = call(capsys, "show", "slate")
+    assert "subsets, 2 of" in " ".join(out.split()) or "slate" in out
+    code, _, err = call(capsys, "show", "users_model:unbounded", "--plot", "g.doc")
+    assert (code, "ends in .png, .svg or .pdf" in err) == (2, True)
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,7 @@ def study(sd):
 
 
 def test_the_frontier_is_in_percent_of_the_effect():
-    figure = dp.plots.frontier(study([[1.0, 2.0, np.nan], [0.5, 4.0, 1.0]]), title="t")
-    axes = figure.axes[0]
+    axes = dp.plots.frontier(study([[1.0, 2.0, np.nan], [0.5, 4.0, 1.0]]), title="t")
     points = [line.get_xydata() for line in axes.lines[:3]]
     np.testing.assert_allclose(points[0], [[25, 50], [25, 25]])
     np.testing.assert_allclose(points[1], [[25, 100], [25, 200]])
@@ -28,13 +27,14 @@ def test_the_frontier_is_in_percent_of_the_effect():
 
 
 def test_a_frontier_without_estimates_is_empty():
-    assert not dp.plots.frontier(study(np.full((2, 3), np.nan))).axes[0].texts
+    assert not dp.plots.frontier(study(np.full((2, 3), np.nan))).texts
 
 
 def test_exposure_marks_arms_and_shares():
     path = network.graph([[0, 1], [1, 2], [2, 3]])
-    figure = dp.plots.exposure(path, [1, 0, 1, 0], positions=np.arange(8.0).reshape(4, 2))
-    axes, bar = figure.axes
+    shown = dp.plots.exposure(path, [1, 0, 1, 0], positions=np.arange(8.0).reshape(4, 2))
+    axes, bar = shown.figure.axes
+    assert shown is axes
     control, treated = axes.collections[1:]
     np.testing.assert_allclose(control.get_array(), [1.0, 1.0])
     np.testing.assert_allclose(treated.get_array(), [0.0, 0.0])

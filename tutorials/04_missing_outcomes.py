@@ -155,8 +155,8 @@ print("gap between groups: " + ", ".join(f"{n} {v:.2f}" for n, v in gap.items())
 # %%
 import matplotlib.pyplot as plt  # noqa: E402
 
-figure = plots.regret(runs, title="Regret, with and without equal selection rates")
-figure.savefig("missing_outcomes.png", dpi=120)
+ax = plots.regret(runs, title="Regret, with and without equal selection rates", units="patients")
+ax.figure.savefig("missing_outcomes.png", dpi=120)
 
 # %% [markdown]
 # Generation learns who gains from what, and the restriction takes away most of the difference

@@ -132,11 +132,11 @@ print(f"best: {best[0]}, {best[1]}, error {best[2] / truth:.0%} of the effect")
 import matplotlib.pyplot as plt  # noqa: E402
 
 figure, (left, right) = plt.subplots(1, 2, figsize=(12, 5), layout="constrained")
-dp.plots.frontier(study, title="designs and estimators", axes=left)
+dp.plots.frontier(study, title="designs and estimators", ax=left)
 some = network.graph(nx.watts_strogatz_graph(60, 6, 0.05, seed=7))
 circles = designs.cluster(np.arange(60) // 10)
 drawn = circles.treatment(np.array([1, 0, 0, 1, 1, 0]))
-dp.plots.exposure(some, drawn, title="sixty people, circles of ten", axes=right)
+dp.plots.exposure(some, drawn, title="sixty people, circles of ten", ax=right)
 figure.savefig("networks.png", dpi=120)
 
 # %% [markdown]

@@ -153,8 +153,8 @@ print("rule at a draw:", queueing.cmu(world)(jnp.ones(3), None))
 # %%
 import matplotlib.pyplot as plt  # noqa: E402
 
-figure = dp.plots.queue_lengths(results, title="two machines, three classes")
-figure.savefig("queues.png", dpi=120)
+ax = dp.plots.queue_lengths(results, title="two machines, three classes")
+ax.figure.savefig("queues.png", dpi=120)
 
 # %% [markdown]
 # ## What to try next

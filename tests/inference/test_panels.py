@@ -408,7 +408,7 @@ def test_estimates_centre_on_the_effect(name):
 def test_the_plot_shows_series_band_and_treated_periods():
     data = panels.panel(series(), MIXED, periods=range(1980, 2020))
     found = panels.robust_synthetic_control(data, 2)
-    axes = plots.counterfactual(data, found, title="shops").axes[0]
+    axes = plots.counterfactual(data, found, title="shops")
     assert axes.get_title() == "shops"
     lines = {line.get_label(): line.get_ydata() for line in axes.lines}
     np.testing.assert_array_equal(lines["0"], data.outcome[0])

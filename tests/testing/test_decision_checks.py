@@ -300,7 +300,7 @@ def test_html_is_escaped():
 
 
 def test_a_report_has_a_plot():
-    (axes,) = testing.report(checks()).plot(title="all").axes
+    axes = testing.report(checks()).plot(title="all")
     assert [t.get_text() for t in axes.get_yticklabels()] == ["regret slope", "bias order"]
     assert axes.get_xscale() == "log"
 

@@ -280,7 +280,7 @@ def test_plot_colours_what_leaves_the_band():
     engine = inference.conjugate(NORMAL)
     prior = engine._replace(update=lambda key, belief, rows: belief)
     found = testing.sbc(NORMAL, prior, key=KEY, num_rows=5, num_simulations=100)
-    (axes,) = found.plot(title="prior").axes
+    axes = found.plot(title="prior")
     labels = [t.get_text() for t in axes.get_legend().get_texts()]
     assert labels == ["simultaneous band", "log-likelihood"]
     with pytest.raises(ValueError, match="no quantity 'tau'"):

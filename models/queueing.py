@@ -11,6 +11,7 @@ h and the share :math:`u_{ij}` of server i that works on class j, the long-run c
 - `simulate` runs the same events without sites, many times as fast;
 - `cmu`, `max_weight`, `max_pressure`, `threshold`, `priority`, `soft_priority`, `soft_max_weight`,
   `soft_max_pressure`, `neural`, and `fluid`, by the linear program of `fluid_plan`, are policies;
+- `littles_law` has averages over time and over jobs, and costs with known rates as controls;
 - `relative_value_iteration` solves small networks, and closed forms are `mm1_length`, `erlang_c`,
   `mmc_length`, `mg1_length`, `priority_lengths`, `jackson_lengths`, `criss_cross_priority`,
   `admission_cost`.
@@ -49,6 +50,7 @@ from decisionppl.models._queue_instances import (
     n_model,
     reentrant,
 )
+from decisionppl.models._queue_little import Little, littles_law
 from decisionppl.models._queue_network import Network, hyperexponential, network
 from decisionppl.models._queue_policies import (
     cmu,
@@ -87,6 +89,7 @@ __all__ = [
     "Event",
     "Fluid",
     "Jobs",
+    "Little",
     "Network",
     "Queues",
     "Rates",
@@ -112,6 +115,7 @@ __all__ = [
     "input_switch",
     "instance",
     "jackson_lengths",
+    "littles_law",
     "log_events",
     "make_policy",
     "max_pressure",

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from _common import row, run_parts
+from _queue_ppo import ppo
 from _queue_speed import admission, one_core, speed
 
 from decisionppl.inference import pathwise, picard
@@ -285,6 +286,7 @@ PARTS = {
     "large": large,
     "gradients": gradients,
     "training": training,
+    "ppo": ppo,
     "speed": speed,
     "admission": admission,
     "picard": picards,

@@ -17,6 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from _common import row, run_parts
+from _queue_fluid import fluids
+from _queue_little import little
 from _queue_ppo import ppo
 from _queue_speed import admission, one_core, speed
 
@@ -286,6 +288,8 @@ PARTS = {
     "large": large,
     "gradients": gradients,
     "training": training,
+    "fluid": fluids,
+    "little": little,
     "ppo": ppo,
     "speed": speed,
     "admission": admission,

@@ -12,6 +12,7 @@ from numpyro.contrib.control_flow import scan
 
 from decisionppl._play import Same, as_key, example_run, play
 from decisionppl._roles import role_of
+from decisionppl.inference._rule import Rule
 
 
 class Trajectories(NamedTuple):
@@ -92,7 +93,8 @@ def rollout(
         init: the first state, or a model `(*args) -> state` that draws it.
         num_steps: steps of each run.
         key: PRNG key or int seed.
-        policy: what decides, see `decisionppl.act`. None keeps the logging law.
+        policy: what decides, see `decisionppl.act`. None keeps the logging law. A function is
+            compiled anew for every new object; of a `jax.tree_util.Partial` arrays may change.
         num_runs: how many runs, made together.
         burn_in: steps before the first one that is kept.
         args: further arguments of the step, such as parameters.
@@ -132,22 +134,25 @@ def simulate(
         if len(policy) != 1:
             raise ValueError(f"policy: expected one action site, got {sorted(policy)}.")
         ((named, policy),) = policy.items()
-    # laws and values are arrays that may change without compiling again; rules are programs
-    rule = callable(policy) and not isinstance(policy, dist.Distribution)
+    # laws and values are arrays that may change without compiling again, as may those of a rule;
+    # what else makes up a rule is a program
+    rule = None
+    if callable(policy) and not isinstance(policy, dist.Distribution):
+        rule = Rule(policy)
+        policy = rule.arrays(policy)
     return _rollout(
-        Same(step), Same(init) if drawn else None, Same(policy) if rule else None, sizes, full,
-        named, as_key(key), None if drawn else init, None if rule else policy, args,
-        dict(world or {}),
+        Same(step), Same(init) if drawn else None, rule, sizes, full, named, as_key(key),
+        None if drawn else init, policy, args, dict(world or {}),
     )  # fmt: skip
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3, 4, 5))
 def _rollout(
-    step: Same, draw: Same | None, rule: Same | None, sizes: tuple[int, int, int], full: bool,
+    step: Same, draw: Same | None, rule: Rule | None, sizes: tuple[int, int, int], full: bool,
     named: str | None, key: jax.Array, first: Any, law: Any, args: tuple, world: dict,
 ) -> Any:  # fmt: skip
     num_steps, num_runs, burn_in = sizes
-    policy = law if rule is None else rule.value
+    policy = law if rule is None else rule.policy(law)
 
     def run(key: jax.Array) -> Any:
         begin, key = jax.random.split(key)

@@ -15,7 +15,8 @@ Exact, from `markov.kernel`:
 
 From trajectories (`markov.rollout`, `markov.from_table`), each with an interval:
 
-- `naive`, `difference_in_means`; `dq` (tabular, LSTD, traces), `dq_monte_carlo`; `off_policy_lstd`
+- `naive`, `difference_in_means`; `dq` (tabular, LSTD, traces), `dq_monte_carlo`; `dq_little` for
+  queues, by lengths and response times together; `off_policy_lstd`
   (LSTD per arm, doubly robust); `score_series` for runs of finite length;
 - `forked`, with the model at hand: paired and forked Differences-in-Q; `simulated`: the effect
   itself, by runs under both arms with the same random numbers.
@@ -41,6 +42,7 @@ from decisionppl.inference._effects_exact import (
     policy_value,
     taylor,
 )
+from decisionppl.inference._effects_little import dq_little
 from decisionppl.inference._effects_logged import (
     difference_in_means,
     dq,
@@ -63,6 +65,7 @@ __all__ = [
     "bootstrap",
     "difference_in_means",
     "dq",
+    "dq_little",
     "dq_monte_carlo",
     "forked",
     "martingale",

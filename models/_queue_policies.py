@@ -5,7 +5,8 @@ or, for the soft ones, on a class drawn with probability proportional to :math:`
 those that have. All are work-conserving unless they say otherwise, and all are values of the action
 site `serve` of `event_model`, `f(length, space) -> classes [m] or a Categorical`.
 
-They are `jax.tree_util.Partial`s: parameters may be traced, and changed without compiling again.
+They are `jax.tree_util.Partial`s: arrays among their parameters may be traced, and changed without
+compiling again.
 """
 
 import itertools
@@ -165,7 +166,8 @@ def threshold(
     for j in (first, second):
         if not network.topology[server, j]:
             raise ValueError(f"classes: server {server} cannot work on class {j}.")
-    return Partial(_threshold, network, (int(server), first, second, int(watched), float(level)))
+    level = jnp.asarray(level, jnp.result_type(float))
+    return Partial(_threshold, network, (int(server), first, second, int(watched), level))
 
 
 def soft_priority(network: Network, theta: Any) -> Partial:

@@ -10,8 +10,9 @@ import numpy as np
 import numpyro.distributions as dist
 from numpyro import handlers
 
-from decisionppl._play import Same, as_key
+from decisionppl._play import as_key
 from decisionppl.inference._effect import Effect, check_level
+from decisionppl.inference._rule import Rule
 from decisionppl.models._arguments import check_count
 from decisionppl.models._queue_chain import clock_rate, probabilities, tick
 from decisionppl.models._queue_events import (
@@ -161,12 +162,9 @@ def simulate(
     size = min(num_events, _CHUNK)
     sizes = (size, -(-num_events // size), num_runs, num_jobs, count, unroll)
     per_run = jobs is not None and np.ndim(jobs.gap) == 3
-    carried = isinstance(policy, jax.tree_util.Partial)
+    rule = Rule(policy)
     run = _simulate_ticks if pooled else _simulate
-    found = run(
-        None if carried else Same(policy), sizes, per_run, as_key(key), network,
-        policy if carried else None, jobs,
-    )  # fmt: skip
+    found = run(rule, sizes, per_run, as_key(key), network, rule.arrays(policy), jobs)
     return Simulated(*(np.asarray(x, float) for x in found))
 
 
@@ -192,11 +190,11 @@ def draws_from_law(policy: Callable, classes: int) -> bool:
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
 def _simulate(
-    rule: Same | None, sizes: tuple, per_run: bool, key: jax.Array, network: Network, policy: Any,
+    rule: Rule, sizes: tuple, per_run: bool, key: jax.Array, network: Network, arrays: list,
     jobs: Any,
 ) -> tuple:  # fmt: skip
     size, chunks, runs, num_jobs, count, unroll = sizes
-    decide = policy if rule is None else rule.value
+    decide = rule.policy(arrays)
     n, same = network.num_classes, one_law(network)
     drawing = draws_from_law(decide, n)
 
@@ -254,11 +252,11 @@ def _drawn(network: Network, key: jax.Array, size: int, same: bool) -> Draws:
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
 def _simulate_ticks(
-    rule: Same | None, sizes: tuple, per_run: bool, key: jax.Array, network: Network, policy: Any,
+    rule: Rule, sizes: tuple, per_run: bool, key: jax.Array, network: Network, arrays: list,
     jobs: Any,
 ) -> tuple:  # fmt: skip
     size, chunks, runs, _, _, unroll = sizes
-    decide = policy if rule is None else rule.value
+    decide = rule.policy(arrays)
     n, drawing = network.num_classes, draws_from_law(decide, network.num_classes)
     pools = np.asarray(network.pools, np.float32)
 

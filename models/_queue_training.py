@@ -12,9 +12,10 @@ from decisionppl.inference import pathwise
 from decisionppl.inference.training import Trained
 from decisionppl.models import _queue_policies as policies
 from decisionppl.models._queue_events import event_model
+from decisionppl.models._queue_fluid import fluid
 from decisionppl.models._queue_network import Network
 
-POLICIES = ("cmu", "max_weight", "max_pressure", "max_pressure_idle", "pathwise")
+POLICIES = ("cmu", "max_weight", "max_pressure", "max_pressure_idle", "fluid", "pathwise")
 
 
 def train_neural(
@@ -69,9 +70,10 @@ def make_policy(network: Network, name: str, *, key: Any = 0) -> Partial:
 
     Args:
         network: from `network`.
-        name: "cmu", "max_weight", "max_pressure", "max_pressure_idle" (as published), "threshold:a"
-            (of the criss-cross network, at level a), or "pathwise" (a network, trained here).
-        key: PRNG key or int seed, of training.
+        name: "cmu", "max_weight", "max_pressure", "max_pressure_idle" (as published), "fluid" (by
+            linear programs, solved here), "threshold:a" (of the criss-cross network, at level a),
+            or "pathwise" (a network, trained here).
+        key: PRNG key or int seed, of training, and of the states at which programs are solved.
 
     Raises:
         ValueError: an unknown name.
@@ -97,6 +99,8 @@ def make_policy(network: Network, name: str, *, key: Any = 0) -> Partial:
         return policies.hardened(policies.neural(network, jax.device_get(fit.params["policy"])))
     if name not in POLICIES:
         raise ValueError(f"no policy named {name!r}; there are {', '.join(POLICIES)}, threshold:a.")
+    if name == "fluid":
+        return fluid(network, key=key)
     if name == "max_pressure_idle":
         return policies.max_pressure(network, idle=True)
     return getattr(policies, name)(network)

@@ -10,7 +10,8 @@ h and the share :math:`u_{ij}` of server i that works on class j, the long-run c
   chain of exponential clocks, with pools of servers, watched at the ticks of a Poisson clock;
 - `simulate` runs the same events without sites, many times as fast;
 - `cmu`, `max_weight`, `max_pressure`, `threshold`, `priority`, `soft_priority`, `soft_max_weight`,
-  `soft_max_pressure`, `neural` are policies;
+  `soft_max_pressure`, `neural`, and `fluid`, by the linear program of `fluid_plan`, are policies;
+- `littles_law` has averages over time and over jobs, and costs with known rates as controls;
 - `relative_value_iteration` solves small networks, and closed forms are `mm1_length`, `erlang_c`,
   `mmc_length`, `mg1_length`, `priority_lengths`, `jackson_lengths`, `criss_cross_priority`,
   `admission_cost`.
@@ -35,6 +36,7 @@ from decisionppl.models._queue_events import (
     event_model,
     transition,
 )
+from decisionppl.models._queue_fluid import Fluid, emptying_time, fluid, fluid_plan
 from decisionppl.models._queue_instances import (
     INSTANCES,
     criss_cross,
@@ -48,6 +50,7 @@ from decisionppl.models._queue_instances import (
     n_model,
     reentrant,
 )
+from decisionppl.models._queue_little import Little, littles_law
 from decisionppl.models._queue_network import Network, hyperexponential, network
 from decisionppl.models._queue_policies import (
     cmu,
@@ -84,7 +87,9 @@ __all__ = [
     "Assignments",
     "Draws",
     "Event",
+    "Fluid",
     "Jobs",
+    "Little",
     "Network",
     "Queues",
     "Rates",
@@ -97,9 +102,12 @@ __all__ = [
     "criss_cross",
     "criss_cross_priority",
     "draw_jobs",
+    "emptying_time",
     "erlang_c",
     "event_model",
     "five_by_five",
+    "fluid",
+    "fluid_plan",
     "hardened",
     "hospital",
     "hyperexponential",
@@ -107,6 +115,7 @@ __all__ = [
     "input_switch",
     "instance",
     "jackson_lengths",
+    "littles_law",
     "log_events",
     "make_policy",
     "max_pressure",

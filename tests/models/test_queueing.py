@@ -18,9 +18,11 @@ from scipy import stats
 
 import decisionppl as dp
 from decisionppl.inference import markov
+from decisionppl.inference._trajectories import _rollout
 from decisionppl.models import queueing
 from decisionppl.models._queue_chain import probabilities
 from decisionppl.models._queue_events import Draws, shares, start
+from decisionppl.models._queue_simulate import _simulate
 
 Z = 5.7
 
@@ -498,6 +500,43 @@ def test_a_job_goes_where_its_own_row_says():
         if int(state.done[0]) > before[0]:
             went.append(1 if float(state.length[1]) > before[1] else 2)
     assert went == routes[0, :6].tolist()
+
+
+@pytest.mark.parametrize("through", ["sites", "compiled path"])
+def test_policies_that_differ_in_arrays_are_one_program(through):
+    net = queueing.criss_cross("BM")
+    model = queueing.event_model(net)
+
+    def run(rule):
+        if through == "sites":
+            found = markov.rollout(model.step, model.init, 60, key=0, policy=rule)
+            return np.asarray(found.state.length)
+        return queueing.simulate(net, rule, 60, key=0).queue
+
+    count = {"sites": _rollout, "compiled path": _simulate}[through]._cache_size
+    rules = [
+        queueing.threshold(net, 0),
+        queueing.priority(net, [1.0, 2.0, 3.0]),
+        queueing.neural(net, queueing.init_neural(jax.random.key(0), net, (4,))),
+    ]
+    before = count()
+    first = [run(rule) for rule in rules]
+    assert count() == before + 3
+    others = [
+        queueing.threshold(net, 5),
+        queueing.priority(net, [3.0, 2.0, 1.0]),
+        queueing.neural(net.replace(service=2 * net.service),
+                        [(w + 5 * jnp.arange(w.shape[1]), b) for w, b in rules[2].args[1]]),
+    ]  # fmt: skip
+    second = [run(rule) for rule in others]
+    assert count() == before + 3
+    # and they are other policies
+    assert all((a != b).any() for a, b in zip(first, second, strict=True))
+    assert (run(queueing.threshold(net, 0)) == first[0]).all()
+    # what is no array belongs to the program, as it may decide about shapes
+    run(queueing.threshold(net, 0, classes=(2, 0)))
+    run(jax.tree_util.Partial(lambda rule, x, space: rule(x, space), queueing.cmu(net)))
+    assert count() == before + 5
 
 
 # --- the catalogue, and what is refused -----------------------------------------------------------

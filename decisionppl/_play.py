@@ -1,5 +1,6 @@
 """Run a model once, under a key, a policy, a world and data."""
 
+import contextlib
 import functools
 import types
 from collections import OrderedDict
@@ -9,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
+from jax.core import Tracer
 from numpyro import handlers
 from numpyro.primitives import Messenger
 from numpyro.util import is_prng_key
@@ -31,6 +33,16 @@ def as_key(key: Any) -> jax.Array:
             f"of shape {jnp.shape(key)}."
         )
     return key
+
+
+def known_now() -> contextlib.AbstractContextManager:
+    """Where what is known is computed at once, also while a function is traced.
+
+    Outside of tracing that is so anyway. `ensure_compile_time_eval` would take compiled functions
+    apart there, and compile each of their operations.
+    """
+    tracing = isinstance(jnp.zeros(()), Tracer)
+    return jax.ensure_compile_time_eval() if tracing else contextlib.nullcontext()
 
 
 class _trace(handlers.trace):

@@ -12,7 +12,7 @@ import numpyro.distributions as dist
 from numpyro.distributions import constraints
 
 from decisionppl._gaussian_process import at_mean
-from decisionppl._play import example_run, play
+from decisionppl._play import example_run, known_now, play
 from decisionppl._roles import role_of
 
 LARGEST_ENUMERATION = 100_000
@@ -141,7 +141,7 @@ def action_space(model: Callable, *args: Any) -> dict[str, jax.Array]:
         >>> {name: a.tolist() for name, a in dp.action_space(model).items()}
         {'arm': [0, 0, 0, 1, 1, 1], 'dose': [0, 1, 2, 0, 1, 2]}
     """
-    with jax.ensure_compile_time_eval():
+    with known_now():
         supports = {n: _enumerate(n, s) for n, s in action_sites(model, *args).items()}
     count = math.prod(len(s) for s in supports.values())
     if count > LARGEST_ENUMERATION:

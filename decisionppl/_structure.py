@@ -296,6 +296,8 @@ def _reader(program: Program, index: Any, first: Any) -> Callable:
     sliced = program.jaxpr.replace(
         outvars=[index], debug_info=program.jaxpr.debug_info.with_unknown_names()
     )
+    live = _used(sliced)
+    sliced = sliced.replace(eqns=[e for e in sliced.eqns if any(v in live for v in e.outvars)])
 
     def read(*rest: Any) -> jax.Array:
         leaves = jax.tree.leaves((first, *rest))

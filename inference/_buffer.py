@@ -155,7 +155,8 @@ def declared_sites(latents: Latents, sites: Iterable[str] | None) -> dict[str, A
             f"sites names {unknown}, which cannot be logged; the model has {sorted(latents.sites)}."
         )
     kept = {n: latents.sites[n] for n in names}
-    check_logged(latents.model, latents.args, kept, latents.constrain(latents.prototype))
+    world = jax.jit(latents.constrain)(latents.prototype)
+    check_logged(latents.model, latents.args, kept, world)
     return kept
 
 

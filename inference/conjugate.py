@@ -30,7 +30,7 @@ class _Part(NamedTuple):
 def _informs(model: Callable, args: tuple) -> dict[str, list[str]]:
     """Per logged site, the latents its law depends on."""
     latents = latents_of(model, args)
-    world = latents.constrain(latents.prototype)
+    world = jax.jit(latents.constrain)(latents.prototype)
     trace = example_run(model, args)
     logged = list(logged_sites(trace, latents.sites))
     found: dict[str, list[str]] = {n: [] for n in logged}
@@ -40,7 +40,7 @@ def _informs(model: Callable, args: tuple) -> dict[str, list[str]]:
         run = play(model, jax.random.key(0), world=given, data=latents.sites)(*args)
         return [[jnp.asarray(x) for x in jax.tree.leaves(run[n]["fn"])] for n in logged]
 
-    sizes = [len(x) for x in laws(*world.values())]
+    sizes = [len(x) for x in jax.eval_shape(laws, *world.values())]
     for i, name in enumerate(world):
         flags = iter(dependent_outputs(laws, i, *world.values()))
         for site, size in zip(logged, sizes, strict=True):

@@ -11,7 +11,7 @@ import numpyro.distributions as dist
 from jax.core import Tracer
 
 from decisionppl._inference import Inference, Rows
-from decisionppl._play import example_run, play
+from decisionppl._play import example_run, known_now, play
 from decisionppl._space import as_actions
 from decisionppl._structure import (
     dependent_outputs,
@@ -102,7 +102,8 @@ def analyse(model: Callable, args: tuple, *, blocked: bool = True) -> Parts:
 def _terms(latents: Latents, layout: Layout, row_value: Callable, names: frozenset) -> Terms:
     """Likelihood terms of rows that log the sites `names`."""
     sites = {n: v for n, v in latents.sites.items() if n in names}
-    check_logged(latents.model, latents.args, sites, latents.constrain(latents.prototype))
+    world = jax.jit(latents.constrain)(latents.prototype)
+    check_logged(latents.model, latents.args, sites, world)
 
     def value(v: jax.Array, row: tuple) -> jax.Array:
         return local_value(layout.one(v), *row)[0]
@@ -122,7 +123,8 @@ def _terms(latents: Latents, layout: Layout, row_value: Callable, names: frozens
     local_leaves = _localised(law_leaves, layout, example)
     v, row = jnp.zeros(layout.dim), (latents.args, sites)
     varies = dependent_outputs(leaves, 0, v, row)
-    count = sum(x.size for x, d in zip(leaves(v, row), varies, strict=True) if d)
+    shapes = jax.eval_shape(leaves, v, row)
+    count = sum(x.size for x, d in zip(shapes, varies, strict=True) if d)
 
     def parameters(v: jax.Array, row: tuple) -> jax.Array:
         kept = [x for x, d in zip(leaves(v, row), varies, strict=True) if d]
@@ -183,7 +185,7 @@ def _predictor(parts: Parts) -> Callable | None:
         known = tuple(np.asarray(actions[n]).tobytes() for n in sorted(actions))
         if known not in blocks:
             # also when called while tracing: the actions are known, so their blocks are too
-            with jax.ensure_compile_time_eval():
+            with known_now():
                 at = jax.jit(jax.vmap(lambda a: rows.index(key, a, latents.args, contexts)))
                 blocks[known] = np.asarray(at(actions))
         index = blocks[known]

@@ -138,3 +138,18 @@ def test_enclosing_variables_count_too():
     assert example_run(dosing, values=False)["dose"]["fn"].high == 1.0
     limit = 3.0
     assert example_run(dosing, values=False)["dose"]["fn"].high == 3.0
+
+
+def test_building_an_engine_compiles_programs_and_not_single_operations(compilations):
+    def hour():
+        mean = numpyro.sample("mean", dist.Normal(50, 10).expand([13]).to_event(1))
+        arm = dp.action("arm", 13)
+        dp.reward("takings", dist.Normal(mean[arm], 25.0))
+        dp.cost("fee", jnp.arange(13.0)[arm])
+
+    engine = dp.inference.conjugate(hour)
+    assert compilations() < 40, compilations()  # one by one, the operations were 120
+    # actions that are known stay so while a function is traced
+    law = jax.jit(lambda belief: engine.predict(belief, dp.action_space(hour)).mean)
+    belief = engine.init(jax.random.key(0))
+    np.testing.assert_allclose(law(belief), 50 - np.arange(13.0), rtol=1e-6)

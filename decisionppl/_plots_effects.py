@@ -27,7 +27,7 @@ def effects(
     Args:
         found: a dict from label to `Effect`, number, or one of the following; or one of them
             alone. A `Taylor` or an `EffectPosterior` has an estimate for every order, and so has
-            a sequence of `Effect`s, of orders 0, 1, ...; then the orders are along the axis.
+            a sequence of `Effect`, of orders 0, 1, ...; then the orders are along the axis.
         truth: the effect, where it is known: a horizontal line. A `Taylor` knows it.
         level: of the intervals of an `EffectPosterior`; an `Effect` brings its own.
         title: of the axes.

@@ -18,10 +18,12 @@ import threading
 import urllib.parse
 from pathlib import Path
 
+import numpyro
+import numpyro.distributions as dist
 import pytest
 
-import decisionppl
-from decisionppl import inference, models
+import decisionppl as dp
+from decisionppl import cli, inference, models
 
 SITE = os.environ.get("DECISIONPPL_SITE", "")
 PAGES = sorted(str(p.relative_to(SITE)) for p in Path(SITE).rglob("*.html")) if SITE else []
@@ -29,7 +31,7 @@ PAGES = sorted(str(p.relative_to(SITE)) for p in Path(SITE).rglob("*.html")) if 
 _MODULES = ("rules", "lookahead", "experiment", "kernels", "means", "plots", "testing",
             "testing.reference", "testing.strategies")  # fmt: skip
 
-pytestmark = pytest.mark.skipif(not SITE, reason="DECISIONPPL_SITE names no built site")
+of_site = pytest.mark.skipif(not SITE, reason="DECISIONPPL_SITE names no built site")
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +119,7 @@ def pages(browser, address):
     return {page: _open(browser, f"{address}/{page}") for page in PAGES}
 
 
+@of_site
 def test_the_site_has_the_pages_that_it_promises():
     for name in ("index", "start", "beliefs/laplace", "rules/thompson", "values/effects",
                  "notation", "sharp_bits", "evidence", "guides/language"):  # fmt: skip
@@ -126,6 +129,7 @@ def test_the_site_has_the_pages_that_it_promises():
         assert f"tutorials/{script.stem}.html" in PAGES
 
 
+@of_site
 def test_every_page_opens_without_complaint(pages):
     assert {page: c for page, (_, _, c) in pages.items() if c} == {}
     for page, (seen, _, _) in pages.items():
@@ -136,6 +140,7 @@ def test_every_page_opens_without_complaint(pages):
         assert seen["wide"] <= 0, f"{page} scrolls sideways"
 
 
+@of_site
 def test_images_are_there_and_described(pages):
     assert {p: s["blank"] for p, (s, _, _) in pages.items() if s["blank"]} == {}
     assert {p: s["silent"] for p, (s, _, _) in pages.items() if s["silent"]} == {}
@@ -144,12 +149,14 @@ def test_images_are_there_and_described(pages):
             assert "<img" in Path(SITE, page).read_text(encoding="utf-8"), f"{page}: no plot"
 
 
+@of_site
 def test_nothing_is_asked_of_the_world_outside(pages, address):
     outside = {u for _, asked, _ in pages.values() for u in asked
                if not u.startswith((address, "data:", "blob:"))}  # fmt: skip
     assert outside == set()
 
 
+@of_site
 def test_links_within_the_site_lead_somewhere(pages, address):
     ids = {page: set(seen["ids"]) for page, (seen, _, _) in pages.items()}
     broken = []
@@ -166,9 +173,35 @@ def test_links_within_the_site_lead_somewhere(pages, address):
     assert broken == []
 
 
+def test_a_report_opens_without_complaint(browser, tmp_path):
+    def model():
+        mean = numpyro.sample("mean", dist.Normal(0, 1).expand([3]).to_event(1))
+        dp.reward("taken", dist.Normal(mean[dp.action("arm", 3)], 1.0))
+
+    engine = dp.inference.conjugate(model)
+    run = dp.experiment.run(
+        model, engine, dp.rules.thompson, horizon=20, key=0, replications=3, progress=False
+    )
+    run.save(tmp_path / "run.nc")
+    with pytest.raises(SystemExit) as done:
+        cli.main(["report", str(tmp_path / "run.nc"), "--out", str(tmp_path / "run.html")])
+    assert done.value.code == 0
+    page = (tmp_path / "run.html").as_uri()
+    seen, asked, complaints = _open(browser, page)
+    assert complaints == []
+    assert seen["title"]
+    assert seen["headings"] == 1
+    assert seen["blank"] == seen["silent"] == []
+    assert seen["wide"] <= 0
+    assert {u for u in asked if not u.startswith((page, "data:"))} == set()
+    text = browser.find_element("tag name", "body").text
+    for expected in ("taken", "arm", "thompson", dp.__version__):
+        assert expected in text
+
+
 def _public():
     """Public functions and classes, by the name they are found under."""
-    modules = [decisionppl, *(importlib.import_module(f"decisionppl.{n}") for n in _MODULES)]
+    modules = [dp, *(importlib.import_module(f"decisionppl.{n}") for n in _MODULES)]
     for package in (inference, models):
         modules += [importlib.import_module(f"{package.__name__}.{m.name}")
                     for m in pkgutil.iter_modules(package.__path__)
@@ -180,6 +213,7 @@ def _public():
                 yield f"{module.__name__}.{name}", value
 
 
+@of_site
 def test_every_public_name_is_documented_once():
     documented = []
     for page in PAGES:

@@ -123,7 +123,7 @@ print(runs["Thompson"].data)
 import matplotlib.pyplot as plt  # noqa: E402
 
 figure, ax = plt.subplots(figsize=(6.5, 4))
-dp.plots.regret(runs, title="Takings lost, mean of all shops", axes=ax)
+dp.plots.regret(runs, title="Takings lost, mean of all shops", ax=ax)
 ax.set(yscale="log", xlabel="hour", ylabel="cumulative regret")
 figure.savefig("first_decision.png", dpi=120)
 

@@ -1,24 +1,19 @@
 """A saved experiment as one HTML page that needs nothing else."""
 
-import base64
-import io
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from decisionppl._plots_style import finish, make_axes, mean_band
-from decisionppl._report_numbers import Run, Table, by_arm, by_rounds, columns, totals
+from decisionppl._report_numbers import Run, Table, by_arm, by_rounds, totals
+from decisionppl._report_plots import image, pictures
 from decisionppl._result import Result, _unplain
 from decisionppl._show import HEADER, ModelView, html_table
 from decisionppl._storage import atomic_path, read_group
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
-_POINTS = 30  # of a curve of rewards
 
 # what other files of this library hold, by a group of theirs
 _OTHERS = {
@@ -115,7 +110,7 @@ def page(runs: Sequence[Run], name: str) -> str:
     body = [f"<h1>{escape(title)}</h1>", f"<p>{escape(_opening(runs, name))}</p>"]
     body += [f'<p class="note">{escape(w)}</p>' for w in _warnings(runs)]
     body.append(_section("Summary", _table("Summary", totals(runs)), _INTERVALS))
-    body.append(_section("Plots", *_plots(runs)))
+    body.append(_section("Plots", *pictures(runs)))
     for run in runs:
         suffix = f": {run.label}" if run.label else ""
         table = by_rounds(run)
@@ -175,74 +170,6 @@ def _warnings(runs: Sequence[Run]) -> list[str]:
     return words
 
 
-def _plots(runs: Sequence[Run]) -> Iterable[str]:
-    from decisionppl import plots
-
-    parts = []
-    # a dollar in a name begins no formula
-    runs = [r._replace(label=r.label.replace("$", r"\$")) for r in runs]
-    with_regret = {r.label: r.result for r in runs if "regret" in r.result.data}
-    if with_regret:
-        ax = plots.regret(_shortened(with_regret), ax=make_axes())
-        ends = "; ".join(
-            f"{n + ' ' if n else ''}{float(r.data['regret'].sum() / r.data.sizes['replication']):.4g}"
-            for n, r in with_regret.items()
-        )
-        parts.append(_image(ax, f"Cumulative regret by round; at the end: {ends}."))
-    ax, ends = make_axes(), []
-    for i, run in enumerate(runs):
-        found = [c for c in columns(run) if c.name.startswith("reward")][:1]
-        for column in found:
-            x, values = _blocks(column.values)
-            mean_band(ax, x, values, i, run.label or column.name)
-            ends.append(f"{run.label or column.name} {values[:, -1].mean():.4g}")
-    if ends:
-        finish(ax, xlabel="round", ylabel="reward per decision (mean of a block of rounds)")
-        parts.append(_image(ax, f"Reward per decision by round; in the last block: "
-                                f"{'; '.join(ends)}."))  # fmt: skip
-    if len(runs) == 1:
-        parts += _arms_plot(runs[0])
-    return parts or ["<p>There is nothing to draw: neither regret nor a known reward.</p>"]
-
-
-def _arms_plot(run: Run) -> list[str]:
-    from decisionppl import plots
-
-    data = run.result.data
-    index = np.asarray(data["action_index"]) if "action_index" in data else np.zeros((1, 1))
-    levels = len(np.unique(index))
-    if len(index) < 2 or not 2 <= levels <= 6:
-        return []
-    ax = plots.fidelities(index.reshape(len(index), -1), "arm, by number", ax=make_axes())
-    return [_image(ax, f"Share of replications that chose each of {levels} arms, by decision.")]
-
-
-def _blocks(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Means of blocks of rounds, [replications, blocks], and their last rounds."""
-    edges = np.unique(np.linspace(0, values.shape[1], _POINTS + 1).round().astype(int))
-    parts = [values[:, a:b].mean(1) for a, b in zip(edges[:-1], edges[1:], strict=True)]
-    return edges[1:], np.stack(parts, axis=1)
-
-
-def _shortened(results: dict[str, Result]) -> dict[str, Result]:
-    """The same without other variables; drawn with at most some hundreds of rounds by SVG."""
-    return {n: Result(r.data[["regret"]], {}, []) for n, r in results.items()}
-
-
-def _image(ax: Any, words: str) -> str:
-    import matplotlib as mpl
-
-    buffer = io.BytesIO()
-    # the same run gives the same page
-    with mpl.rc_context({"svg.hashsalt": "decisionppl", "path.simplify_threshold": 0.5}):
-        ax.figure.savefig(buffer, format="svg", metadata={"Date": None})
-    code = base64.b64encode(buffer.getvalue()).decode()
-    return (
-        f'<figure><img alt="{escape(words)}" src="data:image/svg+xml;base64,{code}">'
-        f"<figcaption>{escape(words)}</figcaption></figure>"
-    )
-
-
 def _model(run: Run) -> str:
     name = str(run.result.attrs.get("model", "?"))
     if run.model is None:
@@ -252,7 +179,7 @@ def _model(run: Run) -> str:
         f"Graph of {name}: boxes are decisions, hexagons rewards and costs, ellipses random sites, "
         "grey what is seen. Solid arrows are dependencies, broken ones what a policy sees."
     )
-    return _section(f"Model: {name}", table, _image(run.model._drawn().axes[0], words))
+    return _section(f"Model: {name}", table, image(run.model._drawn().axes[0], words))
 
 
 def _made(runs: Sequence[Run]) -> Table:
@@ -277,10 +204,9 @@ def _made(runs: Sequence[Run]) -> Table:
 def _value(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
-    # where an object was in memory says nothing
-    return (
-        f"{value:.4g}" if isinstance(value, float) else re.sub(r" at 0x[0-9a-f]+", "", str(value))
-    )
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return re.sub(r" at 0x[0-9a-f]+", "", str(value))  # a place in memory says nothing
 
 
 def _table(label: str, table: Table) -> str:
@@ -288,9 +214,8 @@ def _table(label: str, table: Table) -> str:
 
 
 def _scrolled(label: str, table: str) -> str:
-    return (
-        f'<div class="wide" role="region" tabindex="0" aria-label="{escape(label)}">{table}</div>'
-    )
+    name = escape(label)
+    return f'<div class="wide" role="region" tabindex="0" aria-label="{name}">{table}</div>'
 
 
 def _section(title: str, *parts: str) -> str:

@@ -1,5 +1,6 @@
 """Numbers of saved experiments: means over replications, with intervals, by rounds and by arms."""
 
+import itertools
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -121,7 +122,7 @@ def by_rounds(run: Run) -> Table:
     edges = np.unique(np.linspace(0, rounds, min(_BLOCKS, rounds) + 1).round().astype(int))
     first = int(run.result.data["round"].values[0]) if "round" in run.result.data.coords else 0
     rows = []
-    for start, stop in zip(edges[:-1], edges[1:], strict=True):
+    for start, stop in itertools.pairwise(edges):
         cells = [interval(c.values[:, start:stop].mean(1)) for c in found]
         name = f"{first + start + 1} to {first + stop}" if stop - start > 1 else f"{first + stop}"
         rows.append((name, *cells))

@@ -1,8 +1,10 @@
-"""The report of a saved experiment: its numbers, what it says is missing, and a page that is safe."""
+"""The report of a saved experiment: its numbers, what it says is missing, a page that is safe."""
 
 import functools
 import json
 import re
+import shutil
+import subprocess
 from html.parser import HTMLParser
 
 import numpy as np
@@ -86,7 +88,8 @@ def result():
         "price": (axes, 0.25 * index), "regret": (axes, 1.0 - index), "propensity": (axes, index),
     }  # fmt: skip
     attrs = {
-        "decisionppl": "0.1.0", "numpyro": "0.22", "jax": "0.10", "model": "arms", "model_hash": "ab",
+        "decisionppl": "0.1.0", "numpyro": "0.22", "jax": "0.10", "model": "arms",
+        "model_hash": "ab",
         "rule": "'thompson'", "key": [0, 7], "replications": 3, "device": "cpu:cpu x1",
         "dtype": "float32", "complete": True, "horizon": 4, "compile_seconds": 1.5,
         "run_seconds": 0.25,
@@ -287,3 +290,20 @@ def test_the_command_says_where_the_page_is(file, tmp_path, capsys):
     check_page((tmp_path / "deep" / "page.html").read_text())
     # nothing else is left beside it
     assert [p.name for p in (tmp_path / "deep").iterdir()] == ["page.html"]
+
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))),
+               None)  # fmt: skip
+
+
+@pytest.mark.skipif(BROWSER is None, reason="there is no Chromium to open the page in")
+def test_a_browser_opens_the_page_without_complaint(file, tmp_path):
+    out = _report.report(file)
+    done = subprocess.run(
+        [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr",
+         f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=2000", "--dump-dom",
+         out.as_uri()],
+        capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    assert done.stdout.count("<img") == 4
+    assert "CONSOLE" not in done.stderr

@@ -207,26 +207,16 @@ print(f"rolling out, as the naive answer says, would cost {-truth:.3f} per custo
 # %%
 import matplotlib.pyplot as plt  # noqa: E402
 
-figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained", sharey=True)
+figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained", sharey=True)
 shown = {"naive": naive, "off-policy": off_policy, "Differences-in-Q": dq}
-bars = {n: (float(x.estimate), *map(float, x.interval)) for n, x in shown.items()}
-bars["posterior"] = (float(posterior.effect.mean()), *interval)
-for i, (centre, lower, upper) in enumerate(bars.values()):
-    left.errorbar(i, centre, [[centre - lower], [upper - centre]], fmt="o", color="#0072B2",
-                  capsize=3)  # fmt: skip
-left.set_xticks(range(len(bars)), [n.replace(" ", "\n") for n in bars], fontsize="small")
-left.set(ylabel="effect on revenue per customer", title="estimates, 95 %")
-right.plot(series.by_order, "o-", color="#0072B2", label="Taylor polynomial, true market")
-right.fill_between(
-    range(10), *np.quantile(posterior.by_order, [0.025, 0.975], axis=0), color="#0072B2",
-    alpha=0.2, linewidth=0, label="its posterior, 95 %",
+shown["posterior"] = effects.Effect(posterior.effect.mean(), posterior.effect.std(), interval, {})
+dp.plots.effects(shown, truth, title="estimates, 95 %", units="revenue per customer", ax=left)
+dp.plots.effects(
+    {"posterior, 95 %": posterior, "true market": series}, title="series about the experiment",
+    units="revenue per customer", ax=right,
 )  # fmt: skip
-right.plot(0, limits["naive"].estimand, "x", color="#D55E00", label="limit of the naive estimate")
-right.set(xlabel="order", title="series about the experiment")
-for axes in (left, right):
-    axes.axhline(truth, color="0.3", linestyle="--", linewidth=1, label="truth")
-    axes.spines[["top", "right"]].set_visible(False)
-right.legend(frameon=False, fontsize="small")
+right.plot(0, limits["naive"].estimand, "x", color="black", label="limit of the naive estimate")
+right.legend(frameon=False, fontsize="small", handlelength=3.2)
 figure.savefig("interference.png", dpi=120)
 
 # %% [markdown]

@@ -23,7 +23,7 @@ from decisionppl._decision import (
 from decisionppl._gaussian_process import check_drawn
 from decisionppl._inference import Inference
 from decisionppl._maximise import check_space, elements, product
-from decisionppl._play import example_run
+from decisionppl._play import Same, example_run
 from decisionppl._propose import check_searchable, propose
 from decisionppl._roles import role_of
 from decisionppl._space import action_sites, as_actions, availability, is_finite
@@ -156,8 +156,16 @@ def _availability(model: Callable, actions: dict[str, jax.Array], example: Conte
     sites = dict(example.sites)
     if any(depends(law, i, example.args, sites) for i in (0, 1)):
         return "per round"
-    mask = jax.jit(law)(example.args, sites)
+    mask = _offered_now(Same(model), actions, example.args, sites)
     return None if np.asarray(mask).all() else mask
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _offered_now(
+    model: Same, actions: dict[str, jax.Array], args: tuple, sites: dict[str, Any]
+) -> jax.Array:
+    """As `availability`, compiled once for each model."""
+    return availability(model.value, actions, args, sites)
 
 
 def offered(parts: Decider, context: Context) -> jax.Array | None:

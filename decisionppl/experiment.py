@@ -185,7 +185,7 @@ def _plan(
         )
     key = as_key(key)
     source = as_environment(model, environment, contexts)
-    example = as_context(jax.jit(_first_context, static_argnums=0)(source, key))
+    example = as_context(_first_context(source, key))
     parts = decider(
         model, inference, rule, example, actions=actions, draws=draws, constraint=constraint
     )
@@ -201,8 +201,13 @@ def _plan(
 
 
 def _first_context(source: Environment, key: jax.Array) -> Any:
-    init_key, context_key = jax.random.split(key)
-    return source.context(context_key, source.init(init_key), jnp.zeros((), jnp.int32))
+    def first(key: jax.Array) -> Any:
+        init_key, context_key = jax.random.split(key)
+        return source.context(context_key, source.init(init_key), jnp.zeros((), jnp.int32))
+
+    shape = jax.eval_shape(first, key)
+    # the environment is a new object in every run, and would be compiled in every run
+    return jax.jit(first)(key) if jax.tree.leaves(shape) else shape
 
 
 def _check_capacity(inference: Inference, rows: int) -> None:

@@ -62,6 +62,21 @@ def test_no_compilation_for_another_horizon(linear, engine):
     assert go(linear, engine, 57).attrs["compile_seconds"] == 0.0
 
 
+def test_a_run_like_one_before_compiles_nothing(compilations):
+    problem = build("gaussian", num_arms=4)
+    engine = problem.engine()
+
+    def again(horizon, key):
+        experiment.run(
+            problem.model, engine, rules.thompson, horizon=horizon, key=key, replications=2,
+            progress=False,
+        )  # fmt: skip
+        return compilations()
+
+    first = again(5, 0)
+    assert again(9, 1) == first > 0
+
+
 @pytest.mark.parametrize("options", [{}, {"delay": 3}, {"batch": 2}], ids=str)
 def test_continuing_equals_running_through(linear, engine, tmp_path, options):
     whole = go(linear, engine, 40, **options)

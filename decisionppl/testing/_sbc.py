@@ -319,6 +319,12 @@ def _diagnosis(
     # both are standard normal for uniform ranks
     location = (share.mean() - 0.5) * math.sqrt(12 * count)
     spread = (np.mean((share - 0.5) ** 2) - 1 / 12) * math.sqrt(180 * count)
+    if names[worst] == LOG_LIKELIHOOD:
+        how, much = ("more", "little") if location > 0 else ("less", "much")
+        return (
+            f"No latent looks wrong by itself, but the rows are {how} likely under the truth than "
+            f"under the draws: the posterior makes too {much} of the rows."
+        )
     if abs(location) > abs(spread):
         where = "above" if location > 0 else "below"
         return f"The truth of {names[worst]!r} lies {where} its posterior too often."

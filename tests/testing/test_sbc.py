@@ -237,6 +237,9 @@ def test_the_message_says_how_the_posterior_is_wrong():
     assert "'mean' is too narrow" in says(changed(0.5))
     assert "'mean' is too wide" in says(changed(2.0))
     assert "'mean' lies below its posterior" in says(changed(1.0, 0.4))
+    # the prior in the place of the posterior: no latent shows that by itself
+    deaf = right._replace(update=lambda key, belief, rows: belief)
+    assert "the posterior makes too little of the rows" in says(deaf)
 
 
 @pytest.mark.parametrize(

@@ -93,7 +93,7 @@ def clock_rate(network: Network) -> Any:
 
 def probabilities(network: Network, share: Any) -> jax.Array:
     """Of an arrival to each class, of a completion of each, and of nothing, [2 n + 1]."""
-    done = (share * network.service).sum(0)
+    done = (share * jnp.asarray(network.service)).sum(0)
     moving = jnp.concatenate([jnp.asarray(network.arrival), done]) / clock_rate(network)
     return jnp.append(moving, jnp.maximum(1 - moving.sum(), 0.0))
 
@@ -145,6 +145,10 @@ def chain_model(network: Network) -> MarkovModel:
         ...     chain.step, chain.init, 4000, key=0, policy=queueing.cmu(net), num_runs=20)
         >>> bool(abs(-runs.reward.mean() - queueing.mm1_length(0.5)) < 0.2)
         True
+
+    References:
+        Lippman, Applying a New Device in the Optimization of Exponential Queuing Systems,
+        Operations Research (1975), for the clock.
     """
     if not network.exponential:
         raise ValueError(

@@ -115,7 +115,7 @@ def transition(network: Network, state: Queues, share: Any, draws: Draws) -> tup
         (state after the event, what happened).
     """
     n = network.num_classes
-    working = share * network.service * servable(network, state.length)
+    working = share * jnp.asarray(network.service) * servable(network, state.length)
     arrival = jnp.asarray(network.arrival)
     shape = state.gap.shape
     gap, work = (jnp.broadcast_to(x, shape) for x in (draws.gap, draws.work))

@@ -19,17 +19,11 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from _common import peer_python, row, run_parts
+from _queue_gradients import gradients, one_core, training
 
 from decisionppl.inference import markov, pathwise, picard
 from decisionppl.models import fulfilment, queueing
-
-
-def one_core():
-    """Keep this process on one core."""
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
 
 
 def seconds(fn, repeats=5, clock=time.process_time):
@@ -126,119 +120,6 @@ def _costs(options, wanted):
             row(f"{name}, {rule}: distance to {known:g} +- {half:g}", abs(found.estimate - known),
                 "", limit, least=False),
             row(f"{name}, {rule}: {runs} x {events} events, compiling included", took, "s"),
-        ]  # fmt: skip
-    return rows
-
-
-def gradients(options):
-    """Bias and spread of the derivative of an M/M/1 queue, and cosines in a network."""
-    runs, steps = (50, 1000) if options.smoke else (600, 5000)
-    rows = []
-
-    def length(mu, load, key, mode):
-        net = queueing.mm1(load).replace(service=jnp.array([[mu]]))
-        model = queueing.event_model(net)
-        return -pathwise.value(model.step, model.init, steps, key=key, mode=mode, per="elapsed",
-                               policy=queueing.cmu(net))[0]  # fmt: skip
-
-    cases = [(0.5, pathwise.ipa(), "ipa", 1.0, 0.03), (0.8, pathwise.ipa(), "ipa", 1.0, 0.03)]
-    cases += [(0.5, pathwise.ste(1 / t), f"ste, temperature {t:g}", k, 0.03)
-              for t, k in ((0.1, 1.12), (0.5, 1.02), (1.0, 0.89), (2.0, 0.69))]  # fmt: skip
-    for load, mode, name, known, width in cases:
-        one = jax.grad(lambda mu, key, load=load, mode=mode: length(mu, load, key, mode))
-        keys = jax.random.split(jax.random.key(options.seed + 7), runs)
-        found = np.asarray(jax.jit(jax.vmap(one, in_axes=(None, 0)))(1.0, keys), float)
-        found /= -load / (1 - load) ** 2
-        target = None if options.smoke else width
-        rows += [
-            row(f"M/M/1 rho {load:g}, {name}: estimate over truth, standard error "
-                f"{found.std() / runs**0.5:.3f}", found.mean(), ""),
-            row(f"M/M/1 rho {load:g}, {name}: distance to {known:g}", abs(found.mean() - known), "",
-                target, least=False),
-            row(f"M/M/1 rho {load:g}, {name}: sd over mean of one run",
-                found.std() / abs(found.mean()), ""),
-        ]  # fmt: skip
-    return rows + _study(options)
-
-
-def _study(options):
-    """Cosine of one run with `ste`, and of many with `score`, to the mean of very many."""
-    net = queueing.criss_cross()
-    model = queueing.event_model(net)
-    rows, steps = [], 200 if options.smoke else 1000
-    many, thetas = (200, 1) if options.smoke else (2000, 2)
-    rng = np.random.default_rng(options.seed)
-    for name in ("soft_priority", "soft_max_weight", "soft_max_pressure"):
-        make = getattr(queueing, name)
-        cosines = {"ste, one run": [], "score, 100 runs": []}
-        spreads = {n: [] for n in cosines}
-
-        def slope(theta, key, mode, runs, make=make):
-            return jax.grad(lambda t: -pathwise.value(
-                model.step, model.init, steps, key=key, mode=mode, per="elapsed",
-                policy=make(net, t), num_runs=runs).mean())(theta)  # fmt: skip
-
-        def several(theta, keys, mode, runs, slope=slope):
-            return jax.jit(lambda k: jax.lax.map(lambda k: slope(theta, k, mode, runs), k))(keys)
-
-        for i in range(thetas):
-            theta = jnp.asarray(rng.lognormal(0, 1, 3), jnp.float32)
-            first, second = jax.random.split(jax.random.key(options.seed + 100 + i))
-            reward = pathwise.score()
-            truth = several(theta, jax.random.split(first, many // 100), reward, 100)
-            mean = np.asarray(truth, float).mean(0)
-            for label, mode, runs in (("ste, one run", pathwise.ste(1.0), 1),
-                                      ("score, 100 runs", reward, 100)):  # fmt: skip
-                found = several(theta, jax.random.split(second, 10), mode, runs)
-                found = np.asarray(found, float)
-                norm = np.linalg.norm(found, axis=1) * np.linalg.norm(mean)
-                cosines[label].append((found @ mean / np.maximum(norm, 1e-30)).mean())
-                spread = np.sqrt((found.std(0) ** 2).sum()) / np.linalg.norm(found.mean(0))
-                spreads[label].append(spread)
-        for label in cosines:
-            what = f"criss-cross, {name}, {thetas} parameters: cosine to the mean of {many}"
-            rows.append(row(f"{what}, {label}", float(np.mean(cosines[label])), ""))
-            what = f"criss-cross, {name}: sd over length"
-            rows.append(row(f"{what}, {label}", float(np.mean(spreads[label])), ""))
-    return rows
-
-
-def training(options):
-    """Policies trained by `ste`, final averaged iterate, on one core."""
-    one_core()
-    rows = []
-    settings = {
-        "criss_cross_bh": (1.0, 200, 15.3, 60.0),
-        "reentrant1_6": (1.0, 200, 14.5, None),
-        "reentrant1_12": (1.0, 150, 30.0, None),
-    }
-    for name, (temperature, updates, target, limit) in settings.items():
-        if options.smoke and name != "criss_cross_bh":
-            continue
-        net = queueing.instance(name)
-        model = queueing.event_model(net)
-        updates = 3 if options.smoke else updates
-        start = time.perf_counter()
-        schedule = optax.cosine_decay_schedule(3e-3, updates, 0.05)
-        adam = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule, b1=0.8, b2=0.9))
-        fit = pathwise.train(
-            model.step, model.init, 1000, lambda w, net=net: queueing.neural(net, w),
-            queueing.init_neural(jax.random.key(options.seed), net, (32, 32)), updates,
-            key=options.seed, mode=pathwise.ste(1 / temperature), num_runs=20, burn_in=1000,
-            per="elapsed", optimizer=adam, average=0.5, progress=False,
-        )  # fmt: skip
-        took = time.perf_counter() - start
-        policy = queueing.hardened(queueing.neural(net, fit.params["policy"]))
-        runs, events = (10, 5000) if options.smoke else (400, 200_000)
-        found = queueing.simulate(net, policy, events, key=options.seed + 1, num_runs=runs)
-        found = found.average()
-        rows += [
-            row(f"{name}: cost of the trained policy, final averaged iterate", found.estimate, "",
-                None if options.smoke else target, least=False),
-            row(f"{name}: 95 % half-width over the cost", found.diagnostics["half_width"], "",
-                None if options.smoke else 0.01, least=False),
-            row(f"{name}: training, {updates} updates of 20 x 2000 events, compiling included",
-                took, "s", None if options.smoke else limit, least=False),
         ]  # fmt: skip
     return rows
 

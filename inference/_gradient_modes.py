@@ -12,19 +12,22 @@ from decisionppl._roles import role_of
 
 
 class Mode(NamedTuple):
-    """How to differentiate the value of a model; made by `ipa`, `ste` and `score`.
+    """How to differentiate the value of a model; made by `ipa`, `ste`, `score` and `advantage`.
 
     Attributes:
-        name: "ipa", "ste" or "score".
+        name: "ipa", "ste", "score" or "advantage".
         beta: sharpness of the softmin of `ste`; None elsewhere.
-        baseline: of `score`.
+        baseline: of `score`; features of the value, of `advantage`.
         relax: whether probabilities take the place of draws at the action site.
+        trace, expect: of `advantage`.
     """
 
     name: str
     beta: float | None
     baseline: Any
     relax: bool
+    trace: float = 1.0
+    expect: str | None = None
 
 
 def ipa(*, relax: bool = True) -> Mode:
@@ -114,6 +117,61 @@ def score(baseline: Callable | str | None = "mean") -> Mode:
             f'baseline: expected None, "mean" or a function of the state, got {baseline!r}.'
         )
     return Mode("score", None, baseline, False)
+
+
+def advantage(features: Callable, trace: float = 0.95, *, expect: str | None = None) -> Mode:
+    r"""The score function, with advantages by a fitted value in the place of all that follows.
+
+    With :math:`V(s) = \theta \cdot \phi(s)`, fitted by least-squares temporal differences,
+
+    .. math:: \nabla J \approx \frac{1}{\mathrm{E} \sum_t d_t} \mathrm{E} \sum_t
+        \nabla \log p(\text{sites}_t) \sum_{k \ge t} \lambda^{k - t} \delta_k, \quad
+        \delta_k = r_k - J d_k + V(s_{k+1}) - V(s_k).
+
+    It sees the parameters that `score` sees, and estimates the gradient of the long-run average,
+    not of that of a run: what follows the last step is its value. Where V is the differential value
+    (features of which it is a linear function, an indicator of each state for one) it is right with
+    any trace. Else a step k after a decision counts :math:`\lambda^{k - t}` times as much as it
+    should, in what V does not explain: the bias falls as the trace goes to one, and the variance
+    grows with :math:`1 / (1 - \lambda)` in the place of the length of the run. Unlike `score` it
+    does not need runs from the start of an episode, so that `pathwise.train` goes on with the same
+    runs at each update.
+
+    A site that is no decision and has few values, the next event of a chain for one, may be summed
+    over: :math:`\delta_k` is then its expectation given all else in step k. The mean of each
+    term stays, and its variance falls, much so where the noise of a step is that of this site; the
+    fit of V gains as well. Parameters of the law of that site itself are not seen.
+
+    In `pathwise.value`, V is fitted to each half of the runs on the other half; in `pathwise.train`
+    on earlier updates. A fit to the very steps that are explained would be a bias of its own.
+
+    Args:
+        features: `(state) -> [features]`. A constant need not be among them.
+        trace: :math:`\lambda`, from 0 to 1.
+        expect: name of a site of finitely many values, one number, that is summed over. A step is
+            then run once for each of them.
+
+    Raises:
+        ValueError: features that are no function, a trace out of range, or no name of a site.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from decisionppl.inference import pathwise
+        >>> pathwise.advantage(lambda state: jnp.array([state, state**2])).trace
+        0.95
+
+    References:
+        Schulman, Moritz, Levine, Jordan and Abbeel, arXiv 1506.02438, equation 16, without discount
+        and for average rewards; Dai and Gluzman, arXiv 2008.01644, section 4.2, for the sum over
+        events.
+    """
+    if not callable(features):
+        raise ValueError(f"features: expected a function of the state, got {features!r}.")
+    if isinstance(trace, bool) or not isinstance(trace, int | float) or not 0 <= trace <= 1:
+        raise ValueError(f"trace: expected a number from 0 to 1, got {trace!r}.")
+    if expect is not None and not isinstance(expect, str):
+        raise ValueError(f"expect: expected the name of a site, got {expect!r}.")
+    return Mode("advantage", None, features, False, float(trace), expect)
 
 
 def plain(law: Any) -> Any:

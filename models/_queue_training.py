@@ -1,9 +1,11 @@
 """Policies of queueing networks by name, trained ones among them."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 from jax.tree_util import Partial
 
@@ -11,6 +13,7 @@ from decisionppl._play import as_key
 from decisionppl.inference import pathwise
 from decisionppl.inference.training import Trained
 from decisionppl.models import _queue_policies as policies
+from decisionppl.models._queue_chain import chain_model
 from decisionppl.models._queue_events import event_model
 from decisionppl.models._queue_fluid import fluid
 from decisionppl.models._queue_network import Network
@@ -18,30 +21,49 @@ from decisionppl.models._queue_network import Network
 POLICIES = ("cmu", "max_weight", "max_pressure", "max_pressure_idle", "fluid", "pathwise")
 
 
+def _value_features(network: Network, state: Any) -> jax.Array:
+    """Of the lengths of queues, for their value: it grows with products of them.
+
+    Servers run dry where queues are short, which costs the more, the more jobs there are.
+    """
+    x = getattr(state, "length", state) * 1.0
+    near = jnp.exp(-x / 3)
+    products = [x[i] * x[i:] for i in range(network.num_classes)]
+    return jnp.concatenate([x, *products, 1.0 * (x > 0), near, *(x[:, None] * near)])
+
+
 def train_neural(
     network: Network,
-    num_updates: int = 200,
+    num_updates: int = 1000,
     *,
     key: Any,
     mode: pathwise.Mode | None = None,
     hidden: Sequence[int] = (32, 32),
-    num_events: int = 1000,
-    num_runs: int = 20,
+    num_events: int = 100,
+    num_runs: int = 100,
     learning_rate: float = 3e-3,
     **settings: Any,
 ) -> Trained:
     """Train `neural` on the cost per unit of time of an exponential or other network.
 
+    The defaults are one recipe for networks of three to twelve classes; see
+    `benchmarks/results/queues.json` for what it arrives at. Exponential networks are trained as
+    `chain_model`, whose next event can be summed over, others as `event_model`.
+
     Args:
         network: from `network`, with single servers.
         num_updates: gradient steps.
         key: PRNG key or int seed.
-        mode: of the gradient, see `inference.pathwise`; default `ste(1.0)`.
+        mode: of the gradient of `event_model`, see `inference.pathwise`; default `advantage`, on
+            the lengths of queues, their products, and functions that tell short queues from none.
         hidden: widths of the hidden layers.
-        num_events: events of each run, after as many that begin it.
+        num_events: events, or ticks of the chain, of each run in an update. Runs go on from one
+            update to the next; in other modes than `advantage` they begin anew, and this many
+            events before.
         num_runs: runs of each gradient step.
         learning_rate: of Adam; falls to a twentieth.
-        **settings: of `inference.pathwise.train`: average, progress, checkpoint.
+        **settings: of `inference.pathwise.train`: entropy (with the default mode 0.01, which
+            falls to a tenth), average, progress, checkpoint.
 
     Returns:
         `inference.Trained`; `hardened(neural(network, fit.params["policy"]))` is the policy.
@@ -54,14 +76,21 @@ def train_neural(
         True
     """
     key = as_key(key)
-    model = event_model(network)
+    model, per = event_model(network), "elapsed"
     schedule = optax.cosine_decay_schedule(learning_rate, num_updates, 0.05)
-    adam = optax.adam(schedule, b1=0.8, b2=0.9)
+    adam = optax.adam(schedule, b1=0.9, b2=0.99)
+    if mode is None:
+        expect = None
+        if network.exponential:
+            model, per, expect = chain_model(network), None, "event"
+        mode = pathwise.advantage(partial(_value_features, network), expect=expect)
+        entropy = optax.cosine_decay_schedule(0.01, num_updates, 0.1)
+        settings = {"entropy": entropy, **settings}
     return pathwise.train(
         model.step, model.init, num_events, lambda w: policies.neural(network, w),
-        policies.init_neural(key, network, hidden), num_updates, key=key,
-        mode=pathwise.ste(1.0) if mode is None else mode, num_runs=num_runs, burn_in=num_events,
-        per="elapsed", optimizer=optax.chain(optax.clip_by_global_norm(1.0), adam), **settings,
+        policies.init_neural(key, network, hidden), num_updates, key=key, mode=mode,
+        num_runs=num_runs, burn_in=0 if mode.name == "advantage" else num_events, per=per,
+        optimizer=optax.chain(optax.clip_by_global_norm(1.0), adam), **settings,
     )  # fmt: skip
 
 

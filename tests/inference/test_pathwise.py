@@ -16,6 +16,7 @@ import pytest
 
 import decisionppl as dp
 from decisionppl.inference import pathwise
+from decisionppl.inference._gradient_runs import baseline, log_density
 from decisionppl.inference._race import handler, hard, smoothed
 from decisionppl.models import queueing
 
@@ -91,7 +92,7 @@ def test_a_draw_on_the_edge_of_its_support_does_no_harm():
 
     trace = {"zero": {"type": "sample", "is_observed": False, "fn": dist.Exponential(1.0),
                       "value": jnp.array(0.0)}}  # fmt: skip
-    assert float(pathwise._log_density(trace)) == 0.0
+    assert float(log_density(trace)) == 0.0
     assert np.isfinite(pathwise.value(step, 0.0, 3, key=0, mode=pathwise.score())[0])
 
 
@@ -239,7 +240,7 @@ def cost(theta, key, mode, load=0.7, steps=150):
 
 def test_the_mean_baseline_leaves_its_own_run_out():
     later = np.random.default_rng(0).normal(size=(4, 6))
-    found = pathwise._baseline("mean", jnp.asarray(later), ())
+    found = baseline("mean", jnp.asarray(later), ())
     expected = [np.delete(later, i, 0).mean(0) for i in range(4)]
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
@@ -365,7 +366,7 @@ def _value(**changed):
         (lambda: pathwise.race(jnp.ones(2), jnp.ones(3)), "one shape [clocks]"),
         (lambda: _value(num_steps=0), "num_steps: expected an int of at least 1"),
         (lambda: _value(per="nothing"), "per: the step has no site 'nothing'"),
-        (lambda: _value(mode="ste"), "mode: expected ipa(), ste() or score()"),
+        (lambda: _value(mode="ste"), "mode: expected ipa(), ste(), score() or advantage()"),
         (lambda: pathwise.gradient_check(cost, jnp.ones(2), pathwise.ipa(), key=0, num_runs=1),
          "num_runs of at least 2"),
         (lambda: fitted(average=2.0), "average: expected a share"),

@@ -43,7 +43,7 @@ def _best(network: Network, factor: Any, value: Any, length: Any, idle: bool = F
     value = jnp.broadcast_to(value, length.shape)
     can = (length > 0)[place] & columns(column < n, length)
     if idle:
-        can = can & (columns(listed, length) * value[place] > 0)
+        can = can & (columns(listed, length) * value[place] >= 0)
     index = jnp.where(can, columns(listed, length) * value[place], -jnp.inf)
     # the first one of equal ones; lists are in the order of classes
     chosen = can & (index == index.max(1, keepdims=True))

@@ -83,6 +83,12 @@ def run_parts(parts, description):
         finish(rows, options, earlier=i > 0 or options.only != "")
 
 
+def one_core():
+    """Keep this process on one core."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+
+
 def seconds(fn, repeats=5):
     """Least of several timings after one call that compiles."""
     import jax

@@ -1,26 +1,19 @@
 """Gradients of queues against exact ones, and policies trained by them: parts of `queues.py`."""
 
 import itertools
-import os
 import time
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from _common import row
+from _common import one_core, row
 from scipy import sparse
 from scipy.sparse.linalg import splu
 
 from decisionppl.inference import pathwise
 from decisionppl.models import queueing
 from decisionppl.models._queue_chain import probabilities, tick
-
-
-def one_core():
-    """Keep this process on one core."""
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
 
 
 def gradients(options):

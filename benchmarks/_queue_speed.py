@@ -1,7 +1,6 @@
 """Parts of the benchmark of queues: events per second beside ciw, and admission by gradients."""
 
 import json
-import os
 import statistics
 import subprocess
 import time
@@ -10,16 +9,10 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from _common import peer_python, row
+from _common import one_core, peer_python, row
 
 from decisionppl.inference import markov, pathwise
 from decisionppl.models import queueing
-
-
-def one_core():
-    """Keep this process on one core."""
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
 
 
 def seconds(fn, repeats=5, clock=time.process_time):

@@ -6,16 +6,20 @@ A simulation serves units (products, retailers) one step after the other. Step t
 .. math:: a_t = \pi(g_t, l_t, x_t), \qquad (g_{t+1}, l'_t) = f(g_t, l_t, a_t, x_t)
 
 with a shared state g (capacities of nodes, stock of a warehouse), the unit's own state l, and
-inputs x that are drawn beforehand. :math:`\pi` is expensive, f is cheap. Iteration k takes the
-actions of iteration k - 1 as they are, where they are still feasible (and a fallback where not),
-runs through all steps with f alone, which gives all :math:`g_t`, and then evaluates :math:`\pi` for
-many units at a time, each unit's own state following its new actions. When no action changes, the
-path is that of the sequential simulation, exactly; after k iterations at least the first k actions
-are right.
+inputs x that are drawn beforehand. :math:`\pi` is expensive, f is cheap. The first iteration
+evaluates :math:`\pi` as if g did not change. Each later one takes the actions of the one before as
+they are, where they are still feasible (and a fallback where not), runs through the steps with f
+alone, which gives all :math:`g_t`, and then evaluates :math:`\pi` for many units at a time, each
+unit's own state following its new actions. All actions up to the first that changes are those of
+the sequential simulation, and that one as well, since what it was decided on is right. So the next
+iteration begins there, and when no action changes, the whole path is right; after k iterations at
+least the first k actions are.
 
-How many iterations it takes is a matter of how weakly the units are coupled: in fulfilment by fixed
-preferences, about as many as there are nodes that run out of capacity. Policies whose results
-depend on rounding may decide ties otherwise in a batch than one at a time; `prove` would say so.
+How many iterations it takes is a matter of how weakly the units are coupled. A policy that reads
+of g only which resources are used up, with a fallback that uses none, takes about as many as there
+are resources that run out, and two (tests: at most, in fulfilment by fixed preferences). Policies
+that read g itself, as most networks do, take more. Policies whose results depend on rounding may
+decide ties otherwise in a batch than one at a time; `prove` would say so.
 
 References:
     Farias, Gijsbrechts, Khojandi, Peng and Zheng, Speeding up Policy Simulation in Supply Chain RL
@@ -23,7 +27,6 @@ References:
     once here, and workers are units.
 """
 
-import itertools
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -131,7 +134,7 @@ def scan(
         >>> run.actions.tolist(), run.equal
         ([1, 0, 0, 0], True)
     """
-    unit = whose = np.asarray(unit)
+    unit = np.asarray(unit)
     steps = len(unit)
     size = steps if chunk is None else chunk
     for name, x in (("chunk", size), ("batch", batch)):
@@ -149,23 +152,12 @@ def scan(
         raise ValueError(f"unit: expected numbers from 0 to {count - 1}, got {unit.max()}.")
     size = min(int(size), steps)
     most = size + 1 if max_iterations is None else int(max_iterations)
-    unit, ids = _local(unit, size, count)
-    plan = _plan(unit, size, batch)
-    found = _scan(
-        *_same(system),
-        most,
-        size,
-        shared,
-        own,
-        jnp.asarray(unit, jnp.int32),
-        inputs,
-        jnp.asarray(plan),
-        jnp.asarray(ids),
-    )
+    plan = _plan(unit, count, size, batch)
+    found = _scan(*_same(system), most, size, shared, own, inputs, jax.tree.map(jnp.asarray, plan))
     actions, shared_end, own_end, iterations, converged = found
     equal = None
     if prove:
-        other = sequential(system, shared, own, whose, inputs)[0]
+        other = sequential(system, shared, own, unit, inputs)[0]
         pairs = zip(jax.tree.leaves(actions), jax.tree.leaves(other), strict=True)
         equal = all(bool((a == b).all()) for a, b in pairs)
     return Picard(
@@ -177,53 +169,76 @@ def _same(system: System) -> tuple:
     return tuple(Same(f) for f in system)
 
 
-def _local(unit: np.ndarray, size: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Units numbered within each chunk [steps], and which they are [chunks, units of a chunk].
+class _Plan(NamedTuple):
+    """In what order the policy is evaluated, for each chunk.
 
-    A chunk then works on a table of its own units, which fits in a cache.
+    Attributes:
+        unit: whose each step is, [chunks, size].
+        before: the step of the same unit before it in the chunk, -1 if none, [chunks, size].
+        target: the unit whose state it leaves behind, the number of units if none, [chunks, size].
+        rows: steps in batches of different units, in the order of each unit's steps, `size` where
+            there is none, [chunks, batches, batch].
+        highest: the last step of each batch, -1 if none, [chunks, batches].
+        valid: number of steps, [chunks].
     """
-    numbers, known = np.empty(len(unit), int), []
-    for start in range(0, len(unit), size):
-        here, inverse = np.unique(unit[start : start + size], return_inverse=True)
-        numbers[start : start + size] = inverse
-        known.append(here)
-    ids = np.full((len(known), min(size, count)), count)
-    for i, here in enumerate(known):
-        ids[i, : len(here)] = here
-    return numbers, ids
+
+    unit: Any
+    before: Any
+    target: Any
+    rows: Any
+    highest: Any
+    valid: Any
 
 
-def _plan(unit: np.ndarray, size: int, batch: int) -> np.ndarray:
-    """Steps of each chunk in batches of different units, in the order of each unit's steps.
+def _plan(unit: np.ndarray, count: int, size: int, batch: int) -> _Plan:
+    steps = len(unit)
+    chunks = -(-steps // size)
+    chunk, step = np.divmod(np.arange(steps), size)
+    # one number to sort by is much faster than several
+    order = np.argsort((chunk * count + unit) * size + step)
+    first = np.ones(steps, bool)
+    first[1:] = (np.diff(unit[order]) != 0) | (np.diff(chunk[order]) != 0)
+    begins = np.flatnonzero(first)
+    wave = np.empty(steps, int)  # the how manieth step of its unit
+    wave[order] = np.arange(steps) - begins[np.cumsum(first) - 1]
+    last = np.append(first[1:], True)
+    before, target = np.full(chunks * size, -1), np.full(chunks * size, count)
+    before[order[1:]] = np.where(first[1:], -1, step[order[:-1]])
+    target[order[last]] = unit[order[last]]
+    followed = np.empty(steps, bool)
+    followed[order] = ~last
 
-    int [chunks, batches, batch], numbers within the chunk, `size` where there is none.
-    """
-    chunks = []
-    for start in range(0, len(unit), size):
-        here = unit[start : start + size]
-        order = np.argsort(here, kind="stable")
-        ordered = here[order]
-        first = np.searchsorted(ordered, ordered)
-        wave = np.empty(len(here), int)
-        wave[order] = np.arange(len(here)) - first  # the how manieth step of its unit
-        rows = []
-        by_wave = np.argsort(wave, kind="stable")
-        bounds = np.searchsorted(wave[by_wave], np.arange(wave.max() + 2))
-        for low, high in itertools.pairwise(bounds):
-            for at in range(low, high, batch):
-                row = np.full(batch, size)
-                part = by_wave[at : min(at + batch, high)]
-                row[: len(part)] = part
-                rows.append(row)
-        chunks.append(rows)
-    longest = max(len(rows) for rows in chunks)
+    # One wave after the other, of each first what the next one follows: so most batches are full,
+    # and a wave may begin in the batch in which the one before it ends.
+    waves = int(wave.max()) + 1
+    counts = np.bincount(chunk * waves + wave, minlength=chunks * waves).reshape(chunks, waves)
+    start = np.zeros_like(counts)
+    for w in range(1, waves):
+        free = start[:, w - 1] + counts[:, w - 1]
+        awaited = start[:, w - 1] + counts[:, w] - 1  # the last one that this wave follows
+        shared = awaited // batch >= free // batch
+        start[:, w] = np.where(shared, -(-free // batch) * batch, free)
+    placed = np.argsort(((chunk * waves + wave) * 2 + ~followed) * size + step, kind="stable")
+    begins = np.append(0, np.cumsum(counts.ravel()))[:-1].reshape(counts.shape)
+    group = chunk[placed], wave[placed]
+    slot = start[group] + np.arange(steps) - begins[group]
+    longest = int(slot.max()) // batch + 1
     # few sizes, so that problems of about one size are one program
     coarse = 2 ** max(longest.bit_length() - 3, 0)
     longest = -(-longest // coarse) * coarse
-    plan = np.full((len(chunks), longest, batch), size)
-    for i, rows in enumerate(chunks):
-        plan[i, : len(rows)] = rows
-    return plan
+    rows = np.full((chunks, longest * batch), size)
+    rows[chunk[placed], slot] = step[placed]
+    rows = rows.reshape(chunks, longest, batch)
+    whose = np.zeros(chunks * size, int)
+    whose[:steps] = unit
+    return _Plan(
+        whose.reshape(chunks, size),
+        before.reshape(chunks, size),
+        target.reshape(chunks, size),
+        rows,
+        np.where(rows < size, rows, -1).max(2),
+        np.minimum(size, steps - size * np.arange(chunks)),
+    )
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3))
@@ -254,71 +269,127 @@ def _put(tree: Any, i: Any, value: Any) -> Any:
 @partial(jax.jit, static_argnums=(0, 1, 2, 3, 4, 5))
 def _scan(
     policy: Same, update: Same, feasible: Same, fallback: Same, most: int, size: int, shared: Any,
-    own: Any, unit: Any, inputs: Any, plan: Any, ids: Any,
+    own: Any, inputs: Any, plan: _Plan,
 ) -> tuple:  # fmt: skip
-    chunks, _, _ = plan.shape
-    steps = len(unit)
-    # all chunks but the last have one size; what is missing of the last one belongs to no unit
-    count = ids.shape[1]  # units of a chunk at most
+    steps = len(jax.tree.leaves(inputs)[0])
+    chunks = len(plan.unit)
     whole = chunks * size
-    units = jnp.concatenate([unit, jnp.full(whole - steps, count, unit.dtype)])
-    padded = jax.tree.map(
-        lambda x: jnp.concatenate([x, jnp.broadcast_to(x[:1], (whole - steps, *x.shape[1:]))]),
-        inputs,
-    )
-    split = jax.tree.map(lambda x: x.reshape(chunks, size, *x.shape[1:]), (units, padded))
 
-    def advance(carry: tuple, given: tuple) -> tuple:
-        """One step with what is known, which is checked again."""
-        shared, own = carry
-        u, x, known = given
-        mine = _at(own, jnp.minimum(u, count - 1))
-        fine = feasible.value(shared, mine, known, x)
-        other = fallback.value(shared, mine, x)
-        action = jax.tree.map(lambda a, b: jnp.where(fine, a, b).astype(a.dtype), known, other)
-        after, mine = update.value(shared, mine, action, x)
-        after = jax.tree.map(lambda a, b: jnp.where(u < count, a, b).astype(b.dtype), after, shared)
-        return (after, _put(own, u, mine)), shared
+    def split(x: Any) -> Any:
+        missing = jnp.broadcast_to(x[:1], (whole - steps, *x.shape[1:]))
+        return jnp.concatenate([x, missing]).reshape(chunks, size, *x.shape[1:])
+
+    def checked(g: Any, mine: Any, known: Any, x: Any) -> Any:
+        """An action that is known, or the fallback where it cannot be taken."""
+        fine = feasible.value(g, mine, known, x)
+        other = fallback.value(g, mine, x)
+        return jax.tree.map(lambda a, b: jnp.where(fine, a, b).astype(a.dtype), known, other)
 
     def stretch(carry: tuple, given: tuple) -> tuple:
         shared, everyone = carry
-        (u, x), rows, here = given
-        own = _at(everyone, jnp.minimum(here, len(jax.tree.leaves(everyone)[0]) - 1))
+        x, plan = given
+        own = _at(everyone, plan.unit)  # of each step's unit, before the chunk
 
-        def decide(states: Any, carry: tuple, row: Any) -> tuple:
-            mine_all, actions = carry
-            at = jnp.minimum(row, size - 1)
-            whose = jnp.where(row < size, u[at], count)
-            g, known = _at(states, at), _at(x, at)
-            mine = _at(mine_all, jnp.minimum(whose, count - 1))
-            chosen = jax.vmap(policy.value)(g, mine, known)
-            _, later = jax.vmap(update.value)(g, mine, chosen, known)
-            return (_put(mine_all, whose, later), _put(actions, row, chosen)), None
+        def mine_of(after: Any, at: Any) -> Any:
+            before = plan.before[at]
+            return jax.tree.map(
+                lambda first, later: jnp.where(
+                    _like(before >= 0, first[at]), later[jnp.maximum(before, 0)], first[at]
+                ),
+                own, after,
+            )  # fmt: skip
 
-        def begin() -> Any:
-            first = _at(x, 0)
-            mine = _at(own, 0)
-            like = jax.eval_shape(policy.value, shared, mine, first)
-            default = jax.vmap(lambda v: fallback.value(shared, mine, v))(x)
-            return jax.tree.map(lambda d, a: jnp.asarray(d).astype(a.dtype), default, like)
+        def run(since: Any, g: Any, states: Any, actions: Any, mine: Any) -> tuple:
+            """Shared states before each step and at the end, from a step on."""
+
+            def forward(t: Any, carry: tuple) -> tuple:
+                g, states = carry
+                states = _put(states, t, g)
+                m, now = _at(mine, t), _at(x, t)
+                after, _ = update.value(g, m, checked(g, m, _at(actions, t), now), now)
+                return jax.tree.map(lambda a, b: a.astype(b.dtype), after, g), states
+
+            begun = jnp.minimum(since, size - 1)
+            g = jax.tree.map(lambda s, e: jnp.where(since < plan.valid, s[begun], e), states, g)
+            return jax.lax.fori_loop(since, plan.valid, forward, (g, states))
+
+        def decide(since: Any, states: Any, actions: Any, mine: Any, after: Any) -> tuple:
+            """Actions of all steps from one on, in batches."""
+
+            def forward(i: Any, carry: tuple) -> tuple:
+                actions, mine, after = carry
+                row = plan.rows[i]
+                at = jnp.minimum(row, size - 1)
+                g, now, m = _at(states, at), _at(x, at), mine_of(after, at)
+                chosen = jax.vmap(policy.value)(g, m, now)
+                _, later = jax.vmap(update.value)(g, m, chosen, now)
+                return _put(actions, row, chosen), _put(mine, row, m), _put(after, row, later)
+
+            needed = plan.highest >= since
+            first = jnp.argmax(needed)
+            end = jnp.where(needed, jnp.arange(len(needed)) + 1, 0).max()
+            return jax.lax.fori_loop(first, end, forward, (actions, mine, after))
 
         def iterate(carry: tuple) -> tuple:
-            actions, _, count_of = carry
-            _, states = jax.lax.scan(advance, (shared, own), (u, x, actions))
-            (_, new), _ = jax.lax.scan(partial(decide, states), (own, actions), rows)
-            changed = jnp.any(jnp.stack([
-                jnp.any(a != b) for a, b in zip(jax.tree.leaves(new), jax.tree.leaves(actions),
-                                                strict=True)
-            ]))  # fmt: skip
-            return new, changed, count_of + 1
+            g, states, actions, mine, after, since, right, used = carry
+            g, states = run(since, g, states, actions, mine)
+            new, own_new, after = decide(right, states, actions, mine, after)
+            # a unit's own state may change although no action did, since f reads g too
+            changed = _differs((new, own_new), (actions, mine))
+            # shared states are a guess at first, which nothing confirms
+            changed = changed | (used == 0)
+            since = jnp.where(changed.any(), jnp.argmax(changed), plan.valid)
+            right = jnp.minimum(since + 1, plan.valid)
+            return g, states, new, own_new, after, since, right, used + 1
 
-        going = lambda c: c[1] & (c[2] < most)  # noqa: E731
-        actions, changed, used = jax.lax.while_loop(
-            going, iterate, (begin(), jnp.array(True), jnp.array(0))
-        )
-        (shared, own), _ = jax.lax.scan(advance, (shared, own), (u, x, actions))
-        return (shared, _put(everyone, here, own)), (actions, used, ~changed)
+        def end(carry: tuple) -> tuple:
+            g, states, actions, mine, after, since, _, _ = carry
+            return run(since, g, states, actions, mine)[0], actions, after
 
-    (shared, own), (actions, used, done) = jax.lax.scan(stretch, (shared, own), (split, plan, ids))
+        def stop(carry: tuple) -> tuple:
+            """What is known, checked once more, where it is not yet the path."""
+
+            def forward(carry: tuple, t: Any) -> tuple:
+                g, after = carry
+                m, now = mine_of(after, t), _at(x, t)
+                action = checked(g, m, _at(actions, t), now)
+                later, m = update.value(g, m, action, now)
+                later = jax.tree.map(
+                    lambda a, b: jnp.where(t < plan.valid, a, b).astype(b.dtype), later, g
+                )
+                return (later, _put(after, t, m)), action
+
+            actions = carry[2]
+            (g, after), actions = jax.lax.scan(forward, (shared, own), jnp.arange(size))
+            return g, actions, after
+
+        like = jax.eval_shape(policy.value, shared, _at(own, 0), _at(x, 0))
+        actions = jax.tree.map(lambda a: jnp.zeros((size, *a.shape), a.dtype), like)
+        states = jax.tree.map(lambda g: jnp.broadcast_to(g, (size, *jnp.shape(g))), shared)
+        carry = (shared, states, actions, own, own, plan.valid, jnp.zeros_like(plan.valid), 0)
+        carry = jax.lax.while_loop(
+            lambda c: (c[-2] < plan.valid) & (c[-1] < most), iterate, carry
+        )  # fmt: skip
+        right, used = carry[-2:]
+        shared, actions, after = jax.lax.cond(right >= plan.valid, end, stop, carry)
+        everyone = _put(everyone, plan.target, after)
+        return (shared, everyone), (actions, used, right >= plan.valid)
+
+    (shared, own), (actions, used, done) = jax.lax.scan(
+        stretch, (shared, own), (jax.tree.map(split, inputs), plan)
+    )
     actions = jax.tree.map(lambda a: a.reshape(whole, *a.shape[2:])[:steps], actions)
     return actions, shared, own, used, done
+
+
+def _like(mask: Any, x: Any) -> Any:
+    return mask.reshape(*mask.shape, *(1,) * (x.ndim - mask.ndim))
+
+
+def _differs(new: Any, old: Any) -> Any:
+    """In which rows two trees differ, bool [rows]; what is not a number equals itself."""
+    found = [
+        ((a != b) & ((a == a) | (b == b))).reshape(len(a), -1).any(1)
+        for a, b in zip(jax.tree.leaves(new), jax.tree.leaves(old), strict=True)
+    ]
+    return jnp.any(jnp.stack(found), axis=0)

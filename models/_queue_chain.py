@@ -28,7 +28,7 @@ def fill(network: Network, index: Any, length: Any, idle: bool = False) -> jax.A
         network: from `network`.
         index: [m, n].
         length: jobs in each class, [n].
-        idle: leave out pairs whose index is not above zero.
+        idle: leave out pairs whose index is below zero.
     """
     pairs = np.argwhere(network.topology)
     rows, columns = jnp.asarray(pairs.T)
@@ -41,7 +41,7 @@ def fill(network: Network, index: Any, length: Any, idle: bool = False) -> jax.A
         counts, free, waiting = carry
         i, j = rows[order[k]], columns[order[k]]
         now = jnp.minimum(free[i], waiting[j])
-        now = jnp.where(idle & (scores[order[k]] <= 0), 0, now)
+        now = jnp.where(idle & (scores[order[k]] < 0), 0, now)
         return counts.at[i, j].set(now), free.at[i].add(-now), waiting.at[j].add(-now)
 
     return jax.lax.fori_loop(0, len(pairs), one, (counts, free, waiting))[0]

@@ -15,24 +15,40 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import numpyro.distributions as dist
 from jax.tree_util import Partial
 
 from decisionppl.models._queue_chain import fill
+from decisionppl.models._queue_columns import columns, last_axis, onward, pairs_of
 from decisionppl.models._queue_events import servable
 from decisionppl.models._queue_network import Network
 
 _NEVER = -1e30  # finite, so that gradients of what is not possible are zero and not NaN
 
 
-def _best(network: Network, index: Any, length: Any, idle: bool = False) -> jax.Array:
-    """The best class with jobs for each server, n where there is none, int [m]; pools: [m, n]."""
+def _best(network: Network, factor: Any, value: Any, length: Any, idle: bool = False) -> jax.Array:
+    """The class with jobs of the largest factor [m, n] times value [n, ...] for each server.
+
+    n where there is none; int [m, ...]. Pools: [m, n].
+    """
     if max(network.pools) > 1:
-        return fill(network, index, length, idle)
-    index = jnp.where(servable(network, length), index, -jnp.inf)
-    best = jnp.argmax(index, axis=1)
-    least = 0.0 if idle else -jnp.inf
-    return jnp.where(jnp.max(index, axis=1) > least, best, network.num_classes)
+        return fill(network, factor * value, length, idle)
+    n, pairs = network.num_classes, pairs_of(network)
+    column = np.append(pairs.column, n)[pairs.of_server]  # [m, classes of a server]
+    place = np.minimum(column, n - 1)
+    listed = jnp.broadcast_to(factor, network.service.shape)
+    listed = jnp.take_along_axis(listed, place, axis=1)
+    if value.ndim < length.ndim:
+        value = columns(value, length)
+    value = jnp.broadcast_to(value, length.shape)
+    can = (length > 0)[place] & columns(column < n, length)
+    if idle:
+        can = can & (columns(listed, length) * value[place] >= 0)
+    index = jnp.where(can, columns(listed, length) * value[place], -jnp.inf)
+    # the first one of equal ones; lists are in the order of classes
+    chosen = can & (index == index.max(1, keepdims=True))
+    return jnp.where(chosen, columns(column, length), n).min(1)
 
 
 def _soft(network: Network, index: Any, length: Any) -> dist.Distribution:
@@ -44,8 +60,9 @@ def _soft(network: Network, index: Any, length: Any) -> dist.Distribution:
     return dist.CategoricalLogits(jnp.concatenate([logits, rest[:, None]], axis=1))
 
 
+@last_axis
 def _priority(network: Network, index: Any, length: Any, space: Any = None) -> jax.Array:
-    return _best(network, index, length)
+    return _best(network, index, jnp.ones(network.num_classes), length)
 
 
 def priority(network: Network, index: Any) -> Partial:
@@ -77,8 +94,9 @@ def cmu(network: Network) -> Partial:
     return priority(network, jnp.asarray(network.holding) * jnp.asarray(network.service))
 
 
+@last_axis
 def _max_weight(network: Network, length: Any, space: Any = None) -> jax.Array:
-    return _best(network, network.holding * network.service * length, length)
+    return _best(network, network.holding * network.service, length, length)
 
 
 def max_weight(network: Network) -> Partial:
@@ -97,10 +115,13 @@ def _pressure(network: Network, weighted: Any) -> Any:
     return network.service * (weighted - jnp.asarray(network.routing, weighted.dtype) @ weighted)
 
 
+@last_axis
 def _max_pressure(network: Network, idle: Any, length: Any, space: Any = None) -> jax.Array:
-    index = _pressure(network, network.holding * length)
+    weighted = columns(network.holding, length) * length
+    value = weighted - onward(network, weighted)
     # of no use where it would not serve anyway
-    return jnp.where(idle, _best(network, index, length, True), _best(network, index, length))
+    rule = (network, network.service, value, length)
+    return jnp.where(idle, _best(*rule, idle=True), _best(*rule))
 
 
 def max_pressure(network: Network, *, idle: bool = False) -> Partial:
@@ -124,14 +145,17 @@ def max_pressure(network: Network, *, idle: bool = False) -> Partial:
     return Partial(_max_pressure, network, bool(idle))
 
 
+@last_axis
 def _threshold(network: Network, rule: Any, length: Any, space: Any = None) -> jax.Array:
     server, early, late, watched, level = rule
-    ordinary = _best(network, network.holding * network.service, length)
-    can = servable(network, length)[server]
-    preferred = jnp.where(length[watched] <= level, early, late)
-    other = early + late - preferred
-    choice = jnp.where(can[preferred], preferred,
-                       jnp.where(can[other], other, ordinary[server]))  # fmt: skip
+    ordinary = _best(
+        network, network.holding * network.service, jnp.ones(network.num_classes), length
+    )
+    can = columns(jnp.asarray(network.topology)[server], length) & (length > 0)
+    short = length[watched] <= level
+    preferred, other = jnp.where(short, early, late), jnp.where(short, late, early)
+    has = [jnp.where(short, can[j], can[k]) for j, k in ((early, late), (late, early))]
+    choice = jnp.where(has[0], preferred, jnp.where(has[1], other, ordinary[server]))
     return ordinary.at[server].set(choice)
 
 

@@ -13,6 +13,7 @@ from numpyro import handlers
 from decisionppl._play import as_key
 from decisionppl.inference._effect import Effect, check_level
 from decisionppl.inference._rule import Rule
+from decisionppl.models import _queue_columns as columns
 from decisionppl.models._arguments import check_count
 from decisionppl.models._queue_chain import clock_rate, probabilities, tick
 from decisionppl.models._queue_events import (
@@ -25,8 +26,6 @@ from decisionppl.models._queue_events import (
     routing_law,
     shares,
     start,
-    taken,
-    transition,
 )
 from decisionppl.models._queue_network import Network
 
@@ -195,48 +194,66 @@ def _simulate(
 ) -> tuple:  # fmt: skip
     size, chunks, runs, num_jobs, count, unroll = sizes
     decide = rule.policy(arrays)
-    n, same = network.num_classes, one_law(network)
+    n, same, pairs = network.num_classes, one_law(network), columns.pairs_of(network)
     drawing = draws_from_law(decide, n)
+    both = jax.vmap(jax.random.split, out_axes=1)(jax.random.split(key, runs))
+    begins, keys = both[0], both[1]
+    if num_jobs is not None and jobs is None:
+        jobs = jax.vmap(lambda k: handlers.seed(draw_jobs, k)(network, num_jobs))(begins)
+        per_run = True
+    if per_run:
+        jobs = jax.tree.map(lambda x: jnp.moveaxis(x, 0, -1), jobs)
 
-    def one(key: jax.Array, jobs: Any) -> Any:
-        begin, key = jax.random.split(key)
-        if num_jobs is not None and jobs is None:
-            jobs = handlers.seed(draw_jobs, begin)(network, num_jobs)
-        if jobs is not None:
-            first = start(network, jobs.gap[:, 0], jobs.work[:, 0])
-        else:
-            laws = (law.expand((n,)) for law in (network.interarrival, network.workload))
-            keys = jax.random.split(begin)
-            first = start(network, *(x.sample(k) for x, k in zip(laws, keys, strict=True)),
-                          count=count)  # fmt: skip
+    def begin(key: jax.Array) -> Any:
+        laws = (law.expand((n,)) for law in (network.interarrival, network.workload))
+        return start(network, *(x.sample(k) for x, k in zip(laws, jax.random.split(key),
+                                                            strict=True)), count=count)  # fmt: skip
 
-        def chunk(state: Any, number: jax.Array) -> tuple:
-            now = jax.random.fold_in(key, number)
-            drawn = None if jobs is not None else _drawn(network, now, size, same)
-            keys = jax.random.split(jax.random.fold_in(now, 1), size) if drawing else None
+    if jobs is None:
+        first = jax.vmap(begin, out_axes=-1)(begins)
+    else:
+        first = jax.vmap(lambda gap, work: start(network, gap, work), -1 if per_run else None, -1,
+                         axis_size=runs)(jobs.gap[:, 0], jobs.work[:, 0])  # fmt: skip
 
-            def forward(carry: tuple, given: tuple) -> tuple:
-                state, sums = carry
-                draws, key = given
-                draws = draws if jobs is None else taken(jobs, state)
-                share = decided(decide, state.length, key, n)
-                after, event = transition(network, state, share, draws)
-                more = (event.cost, event.elapsed, state.length * event.elapsed,
-                        event.busy * event.elapsed)  # fmt: skip
-                return (after, jax.tree.map(jnp.add, sums, more)), None
+    def chunk(state: Any, number: jax.Array) -> tuple:
+        now = jax.vmap(lambda k: jax.random.fold_in(k, number))(keys)
+        drawn, turns = None, None
+        if jobs is None:
+            # a run's draws come from a key of its own, whatever runs beside it
+            drawn = jax.vmap(lambda k: _drawn(network, k, size, same), out_axes=-1)(now)
+        if drawing:
+            turns = jax.vmap(lambda k: jax.random.split(jax.random.fold_in(k, 1), size),
+                             out_axes=1)(now)  # fmt: skip
 
-            zeros = (0.0, 0.0, jnp.zeros(n), jnp.zeros(network.num_servers))
-            begin = (state, jax.tree.map(jnp.asarray, zeros))
-            state, sums = jax.lax.scan(forward, begin, (drawn, keys), size, unroll=unroll)[0]
-            counts = (state.came, state.done)
-            if state.came is None:
-                counts = (jnp.zeros(n, jnp.int32),) * 2
-            return state, (*sums, state.length, *counts)
+        def forward(carry: tuple, given: tuple) -> tuple:
+            state, sums = carry
+            draws, key = given
+            draws = draws if jobs is None else columns.taken(jobs, state)
+            share = columns.given(_decided(decide, state.length, key), pairs)
+            after, event = columns.transition(network, pairs, state, share, draws)
+            more = (event.cost, event.elapsed, state.length * event.elapsed,
+                    event.busy * event.elapsed)  # fmt: skip
+            return (after, jax.tree.map(jnp.add, sums, more)), None
 
-        return jax.lax.scan(chunk, first, jnp.arange(chunks))[1]
+        zeros = tuple(jnp.zeros((*s, runs)) for s in ((), (), (n,), (network.num_servers,)))
+        state, sums = jax.lax.scan(
+            forward, (state, zeros), (drawn, turns), size, unroll=unroll
+        )[0]  # fmt: skip
+        counts = (state.came, state.done)
+        if state.came is None:
+            counts = (jnp.zeros((n, runs), jnp.int32),) * 2
+        return state, (*sums, state.length, *counts)
 
-    keys = jax.random.split(key, runs)
-    return jax.vmap(one, in_axes=(0, 0 if per_run else None))(keys, jobs)
+    found = jax.lax.scan(chunk, first, jnp.arange(chunks))[1]
+    # [chunks, ..., runs]
+    return jax.tree.map(lambda x: jnp.moveaxis(x, -1, 0), found)
+
+
+def _decided(policy: Callable, length: Any, keys: Any) -> Any:
+    """What a policy decides of lengths [n, runs], the runs last; a law is drawn from."""
+    if keys is None:
+        return columns.over_runs(policy)(length)
+    return jax.vmap(lambda x, key: policy(x, None).sample(key), (-1, 0), -1)(length, keys)
 
 
 def _drawn(network: Network, key: jax.Array, size: int, same: bool) -> Draws:

@@ -118,14 +118,7 @@ def _look_up(table: Any, length: Any, space: Any = None) -> jax.Array:
     return table[tuple(place)]
 
 
-def _shifted(value: Any, steps: Any) -> Any:
-    """Value at x + steps, at the face of the grid where that lies outside."""
-    for axis, by in enumerate(steps):
-        if by:
-            size = value.shape[axis]
-            places = jnp.clip(jnp.arange(size) + by, 0, size - 1)
-            value = jnp.take(value, places, axis=axis)
-    return value
+_SWEEPS = 16  # between looks at what has converged: a look costs as much as a sweep
 
 
 @partial(jax.jit, static_argnums=(0, 1, 6))
@@ -136,52 +129,75 @@ def _iterate(
     arrival, service, holding, routing = arrays
     n = len(sizes)
     unit = np.eye(n, dtype=int)
-    grid = jnp.meshgrid(*(jnp.arange(s + 1.0) for s in sizes), indexing="ij")
-    cost = sum(h * x for h, x in zip(holding, grid, strict=True))
-    full = [g >= s for g, s in zip(grid, sizes, strict=True)]
-    blocked = [
-        jnp.any(jnp.stack([full[k] & (routing[j, k] > 0) for k in range(n) if k != j]
-                          or [jnp.zeros_like(full[0])]), axis=0)
-        for j in range(n)
-    ]  # fmt: skip
+    # numbers of jobs of each class along an axis of its own, so that a sweep reads little
+    jobs = jnp.ogrid[tuple(slice(0, s + 1) for s in sizes)]
+    cost = sum(h * x for h, x in zip(holding, jobs, strict=True))
+    full = [x >= s for x, s in zip(jobs, sizes, strict=True)]
 
-    def gains(value: Any) -> tuple:
-        """What is gained by each server's choice, [m] of [grid], and the choices."""
+    def possible(j: int) -> Any:
+        """Where class j has jobs, and none of the queues that it feeds is full."""
+        found = jobs[j] > 0
+        for k in range(n):
+            if k != j:
+                found = found & ~(full[k] & (routing[j, k] > 0))
+        return found
+
+    def looking(value: Any) -> Any:
+        """Value at x + steps; where that lies outside of the grid, at its face."""
+        wide = jax.lax.optimization_barrier(jnp.pad(value, 1, mode="edge"))
+        return lambda steps: wide[tuple(slice(1 + int(b), 1 + int(b) + s + 1)
+                                        for b, s in zip(steps, sizes, strict=True))]  # fmt: skip
+
+    def gains(value: Any, at: Any) -> list:
+        """What each server gains by each of its classes; above all where it cannot."""
         after = []
         for j in range(n):
-            moved = sum(routing[j, k] * _shifted(value, unit[k] - unit[j]) for k in range(n))
-            after.append(moved + (1 - routing[j].sum()) * _shifted(value, -unit[j]) - value)
-        total, chosen = 0.0, []
-        for i, classes in enumerate(served):
-            can = [(grid[j] > 0) & ~blocked[j] for j in classes]
-            each = [jnp.where(c, service[i, j] * after[j], jnp.inf)
-                    for c, j in zip(can, classes, strict=True)]  # fmt: skip
-            options = jnp.stack([*each, jnp.zeros_like(value)])
-            names = jnp.asarray([*classes, n])
-            if fixed is None:
-                best = jnp.argmin(options, axis=0)
-            else:
-                best = jnp.argmax(fixed[..., i] == names[:, *(None for _ in sizes)], axis=0)
-                picked = jnp.take_along_axis(options, best[None], axis=0)[0]
-                best = jnp.where(jnp.isfinite(picked), best, len(classes))
-            total = total + jnp.take_along_axis(options, best[None], axis=0)[0]
-            chosen.append(names[best])
-        return total, jnp.stack(chosen, axis=-1)
+            moved = sum(routing[j, k] * at(unit[k] - unit[j]) for k in range(n))
+            after.append(moved + (1 - routing[j].sum()) * at(-unit[j]) - value)
+        return [
+            [jnp.where(possible(j), service[i, j] * after[j], jnp.inf) for j in classes]
+            for i, classes in enumerate(served)
+        ]
 
     def change(value: Any) -> Any:
-        rise = sum(arrival[j] * (_shifted(value, unit[j]) - value) for j in range(n))
-        return (cost + rise + gains(value)[0]) / rate
+        at = looking(value)
+        total = cost + sum(arrival[j] * (at(unit[j]) - value) for j in range(n))
+        for i, each in enumerate(gains(value, at)):
+            if fixed is None:
+                total = total + sum_least(each)
+            else:
+                for j, gain in zip(served[i], each, strict=True):
+                    total = total + jnp.where((fixed[..., i] == j) & possible(j), gain, 0.0)
+        return total / rate
+
+    def sum_least(each: list) -> Any:
+        least = jnp.zeros(())  # of doing nothing
+        for gain in each:
+            least = jnp.minimum(least, gain)
+        return least
 
     def forward(carry: tuple) -> tuple:
         value, _, _, count = carry
+        value = jax.lax.fori_loop(0, _SWEEPS - 1, lambda _, v: v + change(v), value)
         moved = change(value)
         value = value + moved
-        return value - value.ravel()[0], moved.min() * rate, moved.max() * rate, count + 1
+        value = value - value.ravel()[0]
+        return value, moved.min() * rate, moved.max() * rate, count + _SWEEPS
 
     def going(carry: tuple) -> Any:
         _, low, high, count = carry
         return ((high - low) / 2 > tolerance) & (count < max_iterations)
 
-    begin = (jnp.zeros_like(cost), -jnp.inf, jnp.inf, 0)
+    begin = (jnp.zeros([s + 1 for s in sizes]), -jnp.inf, jnp.inf, 0)
     value, low, high, count = jax.lax.while_loop(going, forward, begin)
-    return value, gains(value)[1], low, high, count
+    chosen = []
+    for i, each in enumerate(gains(value, looking(value))):
+        options = jnp.stack([*each, jnp.zeros_like(value)])
+        if fixed is None:
+            best = jnp.asarray([*served[i], n])[jnp.argmin(options, axis=0)]
+        else:
+            best = jnp.full(value.shape, n)
+            for j in served[i]:
+                best = jnp.where((fixed[..., i] == j) & possible(j), j, best)
+        chosen.append(best)
+    return value, jnp.stack(chosen, axis=-1), low, high, count

@@ -63,6 +63,48 @@ def test_the_first_k_actions_are_right_after_k_iterations():
         assert (run.actions[:k] == known[:k]).all()
 
 
+@pytest.mark.parametrize("most", [1, 4])
+def test_what_is_cut_short_is_a_path_all_the_same(most):
+    """Actions that are not yet right are feasible, and states are what they lead to."""
+    rng = np.random.default_rng(2)
+    unit, inputs = rng.integers(0, 5, 40), jnp.asarray(rng.integers(0, 5, 40))
+    begin = (tables(4), jnp.zeros(5, int), unit, inputs)
+    run = picard.scan(LOOKED_UP, *begin, max_iterations=most, chunk=30)
+    assert not run.converged.all()
+    shared, own = begin[0], np.zeros(5, int)
+    for u, x, a in zip(unit, np.asarray(inputs), np.asarray(run.actions), strict=True):
+        assert LOOKED_UP.feasible(shared, own[u], a, x)
+        shared, own[u] = LOOKED_UP.update(shared, own[u], a, x)
+    assert int(run.shared[0]) == int(shared[0])
+    assert run.own.tolist() == own.tolist()
+
+
+@settings(max_examples=100)
+@given(st.integers(0, 10**6), st.sampled_from([1, 3, 40, 500]), st.integers(1, 9))
+def test_batches_hold_every_step_once_and_after_the_one_before_it(seed, units, batch):
+    rng = np.random.default_rng(seed)
+    size = int(rng.integers(1, 60))
+    unit = rng.integers(0, units, int(rng.integers(1, 150)))
+    plan = picard._plan(unit, units, size, batch)
+    for i, valid in enumerate(plan.valid):
+        here = unit[i * size : i * size + valid]
+        place = np.full(size + 1, -1)
+        for b, row in enumerate(plan.rows[i]):
+            row = row[row < size]
+            assert plan.highest[i, b] == max(row, default=-1)
+            assert len(set(here[row])) == len(row)
+            assert (place[row] == -1).all()
+            place[row] = b
+            earlier = plan.before[i][row]
+            assert (place[earlier[earlier >= 0]] < b).all()
+        assert (place[:valid] >= 0).all()
+        for t in range(valid):
+            before = np.flatnonzero(here[:t] == here[t])
+            assert plan.before[i, t] == (before[-1] if len(before) else -1)
+            assert plan.target[i, t] == (units if here[t] in here[t + 1 :] else here[t])
+    assert sum(plan.valid) == len(unit)
+
+
 def test_known_actions_are_checked_again_before_they_are_taken():
     """Taken although there is nothing left, they would spoil the states of all later steps."""
     system = picard.System(
@@ -98,18 +140,18 @@ def begun(seed):
     return made.warehouses.capacity, made.warehouses.inventory, made.orders.product, made.orders
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_greedy_fulfilment_needs_few_iterations(seed):
-    """As many as nodes run out of capacity, and two."""
-    capacity, inventory, *orders = begun(seed)
-    run = picard.scan(GREEDY, capacity, inventory, *orders, batch=64)
-    assert (run.actions == picard.sequential(GREEDY, capacity, inventory, *orders)[0]).all()
-    exhausted = int((run.shared == 0).sum())
-    assert run.iterations[0] <= exhausted + 2
-    assert (run.own >= 0).all()
-    shipped = int((run.actions < 5).sum())
-    assert int(inventory.sum() - run.own.sum()) == shipped
-    assert int(capacity.sum() - run.shared.sum()) == shipped
+def test_greedy_fulfilment_needs_few_iterations():
+    """As many as nodes run out of capacity, and two, on 100 instances."""
+    for seed in range(100):
+        capacity, inventory, *orders = begun(seed)
+        run = picard.scan(GREEDY, capacity, inventory, *orders, batch=64)
+        assert (run.actions == picard.sequential(GREEDY, capacity, inventory, *orders)[0]).all()
+        exhausted = int((run.shared == 0).sum())
+        assert run.iterations[0] <= exhausted + 2
+        assert (run.own >= 0).all()
+        shipped = int((run.actions < 5).sum())
+        assert int(inventory.sum() - run.own.sum()) == shipped
+        assert int(capacity.sum() - run.shared.sum()) == shipped
 
 
 def test_fulfilment_by_a_network_gives_the_sequential_path():

@@ -135,6 +135,63 @@ def test_a_given_policy_is_evaluated():
         assert solved.cost == pytest.approx(known, abs=1e-4)
 
 
+def balanced(net, sizes, serve):
+    """Transition matrix and costs of a policy `serve(x) -> classes`, state by state."""
+    states = list(np.ndindex(*(s + 1 for s in sizes)))
+    number = {x: k for k, x in enumerate(states)}
+    rate = float(np.sum(net.arrival)) + float(np.max(net.service, axis=1).sum())
+    moves, costs = np.zeros((len(states),) * 2), np.zeros(len(states))
+    for k, x in enumerate(states):
+        costs[k] = np.asarray(net.holding) @ x
+        ways = []
+        for j, lam in enumerate(np.asarray(net.arrival)):
+            ways.append((lam, np.eye(len(x), dtype=int)[j]))
+        for i, j in enumerate(serve(x)):
+            if j < len(x):
+                leaves = 1 - sum(net.routing[j])
+                step = -np.eye(len(x), dtype=int)[j]
+                ways.append((net.service[i, j] * leaves, step))
+                for to, p in enumerate(net.routing[j]):
+                    ways.append((net.service[i, j] * p, step + np.eye(len(x), dtype=int)[to]))
+        for mu, step in ways:
+            after = tuple(np.array(x) + step)
+            moves[k, number.get(after, k)] += mu / rate
+        moves[k, k] += 1 - moves[k].sum()
+    return moves, costs, rate, number
+
+
+@pytest.mark.parametrize("name", ["criss_cross", "routing"])
+def test_the_solution_is_the_best_policy_of_its_grid(name):
+    """A linear solve gives its cost, and no server gains by another class in any state."""
+    net = queueing.criss_cross("BH")
+    if name == "routing":
+        net = queueing.network(
+            [0.4, 0.2, 0.1], [[1.0, 1.2, 0], [0, 0.7, 1.0]], holding=[1, 3, 2],
+            routing=[[0, 0.4, 0.3], [0, 0, 0.5], [0, 0, 0]],
+        )  # fmt: skip
+    sizes = (6, 4, 5)
+    solved = queueing.relative_value_iteration(net, sizes, tolerance=1e-9)
+    moves, costs, rate, number = balanced(net, sizes, lambda x: solved.choice[x])
+    size = len(costs)
+    system = np.block([[np.eye(size) - moves, np.ones((size, 1))], [np.eye(1, size), 0]])
+    *value, cost = np.linalg.solve(system, np.append(costs / rate, 0.0))
+    assert cost * rate == pytest.approx(solved.cost, abs=1e-7)
+    np.testing.assert_allclose(solved.value.ravel(), value, atol=1e-4)
+    for x, k in number.items():
+        for i, classes in enumerate(net.served):
+            gains = {net.num_classes: 0.0}
+            for j in classes:
+                fed = [t for t, p in enumerate(net.routing[j]) if p]
+                if x[j] and all(x[t] < sizes[t] for t in fed):
+                    less = np.array(x) - np.eye(3, dtype=int)[j]
+                    gain = (1 - sum(net.routing[j])) * (value[number[tuple(less)]] - value[k])
+                    for t in fed:
+                        after = number[tuple(less + np.eye(3, dtype=int)[t])]
+                        gain += net.routing[j][t] * (value[after] - value[k])
+                    gains[j] = net.service[i, j] * gain
+            assert gains[solved.choice[x][i]] <= min(gains.values()) + 1e-6
+
+
 def test_jobs_are_not_lost_inside_the_grid():
     """A class that feeds a full queue is not served: the solution would throw its jobs away."""
     solved = queueing.relative_value_iteration(queueing.criss_cross("BH"), 6, tolerance=1e-4)
@@ -178,6 +235,32 @@ def test_no_server_rests_while_it_has_work(name, rule):
     assert can[rows, servers, serve[works]].all()
 
 
+@pytest.mark.parametrize("rule", ["cmu", "max_weight", "max_pressure", "idle", "threshold"])
+@pytest.mark.parametrize("name", ["reentrant2_9", "input_switch"])
+def test_a_policy_of_many_runs_decides_each_alone(name, rule):
+    net = NETS[name]
+    policy = {
+        "idle": lambda n: queueing.max_pressure(n, idle=True),
+        "threshold": lambda n: queueing.threshold(n, 1, classes=(n.served[0] * 2)[:2]),
+    }.get(rule, RULES.get(rule))(net)
+    lengths = jnp.asarray(np.random.default_rng(1).integers(0, 4, (net.num_classes, 200)) * 1.0)
+    both = jax.jit(lambda x: (policy(x, None), jax.vmap(lambda x: policy(x, None), -1, -1)(x)))
+    together, one = map(np.asarray, both(lengths))
+    assert (together == one).all()
+    # and as its index says, pair by pair; ties to the first class
+    index = np.asarray(net.holding * net.service)[..., None] * np.ones(200)
+    if rule == "max_weight":
+        index = index * np.asarray(lengths)
+    if "max_pressure" in (rule, {"idle": "max_pressure"}.get(rule)):
+        weighted = np.asarray(net.holding)[:, None] * np.asarray(lengths)
+        index = np.asarray(net.service)[..., None] * (weighted - np.array(net.routing) @ weighted)
+    if rule != "threshold":
+        can = net.topology[..., None] & (np.asarray(lengths) > 0)
+        index = np.where(can & ((rule != "idle") | (index >= 0)), index, -np.inf)
+        known = np.where(np.isfinite(index).any(1), index.argmax(1), net.num_classes)
+        assert (one == known).all()
+
+
 def test_pressure_subtracts_what_the_next_queue_holds():
     net = queueing.network([0.1, 0, 0], np.eye(3), next_class=[1, 2, -1], holding=[1, 2, 1])
     one = queueing.network([0.1, 0, 0], [[1, 1, 1]], next_class=[1, 2, -1], holding=[1, 2, 1])
@@ -189,6 +272,12 @@ def test_pressure_subtracts_what_the_next_queue_holds():
     x = jnp.array([2.0, 4.0, 9.0])
     assert queueing.max_pressure(net)(x, None).tolist() == [0, 1, 2]
     assert queueing.max_pressure(net, idle=True)(x, None).tolist() == [3, 3, 2]
+    # at zero it works: resting there costs a third to twice as much in re-entrant networks
+    x = jnp.array([4.0, 2.0, 5.0])
+    assert queueing.max_pressure(net, idle=True)(x, None).tolist() == [0, 3, 2]
+    pools = queueing.network([0.1, 0, 0], np.eye(3), next_class=[1, 2, -1], holding=[1, 2, 1],
+                             pools=2)  # fmt: skip
+    assert queueing.max_pressure(pools, idle=True)(x, None).sum(1).tolist() == [2, 0, 2]
 
 
 def test_soft_policies_have_finite_gradients_whatever_is_empty():
@@ -323,6 +412,8 @@ OTHERS = {
         [0.8, 0], [[1, 0], [0, 1]], next_class=[1, -1], buffer=[2, 1], rejection=5.0
     ),
     "laws": queueing.network([0.5], [[1.0]], workload=dist.Uniform(0.5, 1.5)),
+    "n_model": queueing.n_model(),
+    "reentrant": queueing.reentrant(5, family=2),
 }
 
 
@@ -338,6 +429,36 @@ def test_the_same_jobs_make_the_same_path_with_and_without_sites(name):
     assert (runs.done[0, 0] == np.asarray(last.done)).all()
     assert runs.time.sum() == pytest.approx(np.asarray(kept["elapsed"], float).sum(), rel=1e-5)
     assert runs.cost.sum() == pytest.approx(-np.asarray(kept["holding"], float).sum(), rel=1e-5)
+
+
+def test_policies_of_all_kinds_decide_for_each_run():
+    """Written for one run, giving laws, or giving shares."""
+    net = queueing.n_model()
+
+    def split(length, space):
+        can = jnp.asarray(net.topology) & (length > 0)
+        return can / jnp.maximum(can.sum(1, keepdims=True), 1)
+
+    rules = {
+        "user": lambda x, space: jnp.where(x[1] > x[0], jnp.array([1, 1]), jnp.array([0, 1])),
+        "law": queueing.soft_max_weight(net, jnp.ones(2)),
+        "shares": split,
+    }
+    for name, rule in rules.items():
+        runs = queueing.simulate(net, rule, 600, key=2, num_runs=3)
+        jobs = queueing.simulate(net, rule, 600, key=2, num_runs=3, num_jobs=600)
+        for kept in (runs, jobs):
+            assert np.isfinite(kept.cost).all(), name
+            assert len(np.unique(kept.time.sum(1))) == 3, name
+    # half of each server for each of its classes with jobs, of the first event
+    jobs = queueing.Jobs(jnp.array([[0.1, 9.0], [0.5, 9.0]]), jnp.ones((2, 2)))
+    runs = queueing.simulate(net, split, 3, key=0, num_runs=2, jobs=jobs)
+    first = 0.1 / 0.38, 0.5 / 1.235
+    works = first[0] + 1.0  # the first job alone, until the second comes, then half of a server
+    left = 1 - (first[1] - first[0])
+    late = first[1] + min(1 / 1.25, 2 * left)
+    assert works > first[1]
+    assert runs.time.sum(1) == pytest.approx([late, late], rel=1e-5)
 
 
 def test_tables_of_jobs_are_shared_between_policies():

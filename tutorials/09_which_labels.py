@@ -114,7 +114,6 @@ axes.axhline(2, color="grey", linewidth=0.8, linestyle="--")
 axes.set(xlabel="labels bought", ylabel="error of the accuracy, points (rmse)", yscale="log")
 axes.legend()
 figure.savefig("which_labels.png", dpi=120)
-plt.close("all")
 
 # %% [markdown]
 # Looking ahead needs about half the labels of the other two for the same error. The interval is
@@ -128,3 +127,4 @@ assert rmse["looking ahead"][half] < rmse["at random"][half]
 if not SMOKE:
     assert rmse["looking ahead"][half] < 0.75 * min(rmse["at random"][half],
                                                     rmse["most uncertain"][half])  # fmt: skip
+plt.close("all")

@@ -19,7 +19,7 @@ import optax
 from _common import row, run_parts
 from _queue_fluid import fluids
 from _queue_little import little
-from _queue_ppo import ppo
+from _queue_ppo import ppo, ppo_reentrant
 from _queue_speed import admission, one_core, speed
 
 from decisionppl.inference import pathwise, picard
@@ -291,6 +291,7 @@ PARTS = {
     "fluid": fluids,
     "little": little,
     "ppo": ppo,
+    "ppo_reentrant": ppo_reentrant,
     "speed": speed,
     "admission": admission,
     "picard": picards,

@@ -80,6 +80,6 @@ def ppo(options):
 
 
 def ppo_reentrant(options):
-    """The same on the re-entrant line of six classes."""
+    """The same for two minutes of CPU time on the re-entrant line of six classes."""
     name = "reentrant1_6"
-    return scored(name, trained(name, 5 if options.smoke else 300, options), options)
+    return scored(name, trained(name, 5 if options.smoke else 120, options), options)

@@ -36,13 +36,13 @@ def _ppo(network, weights, length, space=None):
     return jnp.argmax(jnp.where(can, scores, _NEVER), axis=1)
 
 
-def trained(name, seconds, seed, options):
-    """PPO's policy for a network, with what its training took."""
+def trained(name, seconds, options):
+    """What PPO learns on a network: weights, and what its training took."""
     python = peer_python(
         options.peers / "sb3", "torch==2.13.0", "stable-baselines3==2.9.0", "sb3-contrib==2.9.0",
         f"jax=={jax.__version__}", f"numpyro=={numpyro.__version__}", "optax", "xarray", "tqdm",
     )  # fmt: skip
-    network = queueing.instance(name)
+    network, seed = queueing.instance(name), options.seed
     runs = queueing.simulate(network, queueing.cmu(network), 20_000, key=seed, num_runs=20)
     usual = float(runs.cost.sum() / 20 / 20_000)  # cost of an event
     task = {**SETTINGS, "instance": name, "seconds": seconds, "seed": seed, "usual": usual}
@@ -52,27 +52,34 @@ def trained(name, seconds, seed, options):
         paths = os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")])
         subprocess.run([python, HERE / "_ppo_peer.py", given, result], check=True,
                        env={**os.environ, "PYTHONPATH": paths})  # fmt: skip
-        found = json.loads(result.read_text())
+        return json.loads(result.read_text())
+
+
+def scored(name, found, options):
+    """Rows of what was learned: its last policy, not the best one seen."""
+    network = queueing.instance(name)
     weights = [(jnp.asarray(w), jnp.asarray(b)) for w, b in found["weights"]]
-    return Partial(_ppo, network, weights), found
+    runs, events = (10, 5000) if options.smoke else (400, 200_000)
+    made = queueing.simulate(network, Partial(_ppo, network, weights), events,
+                             key=options.seed + 1, num_runs=runs).average()  # fmt: skip
+    return [
+        row(f"{name}: cost of PPO (MaskablePPO, final policy, most likely classes), 95 % +- "
+            f"{1.96 * made.stderr:.3f}", made.estimate, ""),
+        row(f"{name}: training of PPO", found["seconds"], "CPU s"),
+        row(f"{name}: training of PPO, events of the compiled simulator in 250 copies, updates "
+            "included", found["events"] / found["seconds"], "1/CPU s"),
+    ]  # fmt: skip
 
 
 def ppo(options):
-    """PPO for five minutes of CPU time; its last policy, not the best one seen."""
-    rows = []
-    for name in ("criss_cross_bh",) if options.smoke else ("criss_cross_bh", "reentrant1_6"):
-        seconds = 5 if options.smoke else 300
-        policy, found = trained(name, seconds, options.seed, options)
-        runs, events = (10, 5000) if options.smoke else (400, 200_000)
-        made = queueing.simulate(queueing.instance(name), policy, events, key=options.seed + 1,
-                                 num_runs=runs).average()  # fmt: skip
-        rows += [
-            row(f"{name}: cost of PPO (MaskablePPO, final policy, most likely classes), 95 % +- "
-                f"{1.96 * made.stderr:.3f}", made.estimate, ""),
-            row(f"{name}: training of PPO", found["seconds"], "CPU s"),
-            row(f"{name}: training of PPO, events of the compiled simulator in 250 copies, updates "
-                "included", found["events"] / found["seconds"], "1/CPU s"),
-        ]  # fmt: skip
-    # QGym and QueueTorch, whose environments PPO was published on, are on no package index; the
+    """PPO for five minutes of CPU time on the criss-cross network."""
+    # QGym and QueueTorch, on whose environments PPO was published, are on no package index; the
     # package that is called qgym there compiles quantum circuits
-    return rows
+    name = "criss_cross_bh"
+    return scored(name, trained(name, 5 if options.smoke else 300, options), options)
+
+
+def ppo_reentrant(options):
+    """The same for two minutes of CPU time on the re-entrant line of six classes."""
+    name = "reentrant1_6"
+    return scored(name, trained(name, 5 if options.smoke else 120, options), options)

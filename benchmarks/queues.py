@@ -13,10 +13,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 from _common import run_parts
 from _queue_costs import costs, exact, horizons, large, optimum
 from _queue_fluid import fluids
-from _queue_gradients import gradients, training
+from _queue_gradients import gradients, training, training_large
 from _queue_little import little
 from _queue_picard import picards
-from _queue_ppo import ppo
+from _queue_ppo import ppo, ppo_reentrant
 from _queue_speed import admission, speed
 
 PARTS = {
@@ -27,9 +27,11 @@ PARTS = {
     "large": large,
     "gradients": gradients,
     "training": training,
+    "training_large": training_large,
     "fluid": fluids,
     "little": little,
     "ppo": ppo,
+    "ppo_reentrant": ppo_reentrant,
     "speed": speed,
     "admission": admission,
     "picard": picards,

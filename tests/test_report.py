@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -288,7 +289,10 @@ def test_the_command_says_where_the_page_is(file, tmp_path, capsys):
     assert stop.value.code == 0
     assert "wrote" in capsys.readouterr().out
     check_page((tmp_path / "deep" / "page.html").read_text())
-    # nothing else is left beside it
+    # others may read it, and nothing else is left beside it
+    mask = os.umask(0)
+    os.umask(mask)
+    assert (tmp_path / "deep" / "page.html").stat().st_mode & 0o777 == 0o666 & ~mask
     assert [p.name for p in (tmp_path / "deep").iterdir()] == ["page.html"]
 
 

@@ -1,12 +1,30 @@
 """What an experiment leaves: labelled arrays, the final belief, and how it was made."""
 
 import dataclasses
+import functools
 import json
 from typing import Any
 
 import numpy as np
 
 from decisionppl._storage import read_group, write_groups
+
+
+class Source:
+    """A model and its example arguments, described once, however often a run is saved."""
+
+    def __init__(self, model: Any, args: tuple = ()) -> None:
+        self.model, self.args = model, args
+
+    @functools.cached_property
+    def description(self) -> dict[str, Any]:
+        """Sites, roles and dependencies as plain data; or what went wrong."""
+        from decisionppl._show import FORMAT, show
+
+        try:
+            return show(self.model, *self.args).to_dict()
+        except Exception as error:  # a description is not worth losing a run for
+            return {"format": FORMAT, "error": f"{type(error).__name__}: {error}"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +41,7 @@ class Result:
             `run(..., resume=result)` continues bit for bit.
         belief: the final belief, leaves [replications, ...]; None when read from a file
             (`run(..., resume=path)` restores it).
-        source: the model and its example arguments, described in files that `save` writes.
+        source: the model, described in files that `save` writes; None when read from a file.
     """
 
     data: Any
@@ -31,7 +49,7 @@ class Result:
     state: list[np.ndarray] = dataclasses.field(repr=False)
     belief: Any = dataclasses.field(default=None, repr=False)
     inference: Any = dataclasses.field(default=None, repr=False)
-    source: Any = dataclasses.field(default=None, repr=False)
+    source: Source | None = dataclasses.field(default=None, repr=False)
 
     @property
     def rounds(self) -> int:
@@ -62,7 +80,7 @@ class Result:
         """Attributes as files hold them, with the model's sites and roles under `model_sites`."""
         attrs = dict(self.attrs)
         if "model_sites" not in attrs and self.source is not None:
-            attrs["model_sites"] = _described(*self.source)
+            attrs["model_sites"] = self.source.description
         return {k: _plain(v) for k, v in attrs.items()}
 
     @classmethod
@@ -112,15 +130,6 @@ class Result:
             variables[name] = (["chain", "draw", *axes], np.asarray(value))
         coords = {"chain": np.arange(replications), "draw": np.arange(num_worlds)}
         return xr.Dataset(variables, coords)
-
-
-def _described(model: Any, args: tuple) -> dict[str, Any]:
-    from decisionppl._show import FORMAT, show
-
-    try:
-        return show(model, *args).to_dict()
-    except Exception as error:  # a description is not worth losing a run for
-        return {"format": FORMAT, "error": f"{type(error).__name__}: {error}"}
 
 
 def _plain(value: Any) -> Any:

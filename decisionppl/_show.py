@@ -280,8 +280,15 @@ def show(model: Callable, *args: Any) -> ModelView:
             tuple(_seen(r) for r in found.given.get(name, ())),
         ))  # fmt: skip
     arguments = tuple(
-        Node(n, "argument", "", "", shape, "other" if shape is None else "array")
-        for n, shape in found.arguments.items()
+        Node(
+            n,
+            "argument",
+            "" if shape is not None else type(a).__name__,
+            "",
+            shape,
+            "other" if shape is None else "array",
+        )
+        for (n, shape), a in zip(found.arguments.items(), args, strict=False)
     )
     label = getattr(model, "__name__", type(model).__name__)
     return ModelView(label, arguments, tuple(sites))

@@ -21,7 +21,7 @@ from decisionppl._loop import Carry, Delay, Loop, Program, compile_loop
 from decisionppl._play import as_key
 from decisionppl._profile import Profile, profile
 from decisionppl._recommend import Recommendation
-from decisionppl._result import Result
+from decisionppl._result import Result, Source
 from decisionppl._storage import from_arrays, function_hash, to_arrays
 
 __all__ = [
@@ -49,7 +49,7 @@ _programs: OrderedDict[Any, tuple[Program, Any]] = OrderedDict()
 
 class _Plan(NamedTuple):
     loop: Loop
-    example: Context
+    source: Source
     replications: int
     horizon: int
     key: jax.Array
@@ -197,7 +197,16 @@ def _plan(
         propensities, int(replications),
     )  # fmt: skip
     identity = _identity(given, parts.actions, contexts)
-    return _Plan(loop, example, int(replications), int(horizon), key, attrs, identity, contexts)
+    return _Plan(
+        loop,
+        Source(model, example.args),
+        int(replications),
+        int(horizon),
+        key,
+        attrs,
+        identity,
+        contexts,
+    )
 
 
 def _first_context(source: Environment, key: jax.Array) -> Any:
@@ -379,9 +388,8 @@ def _result(
         "compile_seconds": compile_seconds,
         "run_seconds": run_seconds,
     }
-    parts = plan.loop.decider
-    source = (parts.model, plan.example.args)
-    return Result(data, attrs, to_arrays(carry), carry.belief, parts.inference, source)
+    engine = plan.loop.decider.inference
+    return Result(data, attrs, to_arrays(carry), carry.belief, engine, plan.source)
 
 
 def _dataset(loop: Loop, records: dict[str, np.ndarray], first: int) -> Any:

@@ -114,6 +114,10 @@ def test_a_profile_has_the_moments_of_the_belief_and_the_scores_of_the_rule():
     np.testing.assert_allclose(found.sd, sd, atol=1e-6)
     np.testing.assert_allclose(found.score, mean + 1.2816 * sd, atol=1e-4)
     assert (found.rule, found.told["arm"].tolist()) == ("ucb", arm.tolist())
+    shown = dp.plots.fidelities(trial)
+    assert shown.get_ylabel() == "arm"  # its one action site
+    places = sorted(int(x) for line in shown.lines for x in line.get_xdata())
+    assert places == [1, 2, 3]
     # asking a profile asks nothing
     assert trial.pending == []
     assert profile(trial, jnp.arange(2), rule=dp.rules.greedy).rule == "greedy"

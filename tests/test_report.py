@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -16,6 +17,7 @@ import xarray as xr
 import decisionppl as dp
 from decisionppl import _report, cli
 from decisionppl._report_numbers import by_arm, by_rounds, interval, totals
+from decisionppl._result import Source
 from decisionppl._storage import write_groups
 from decisionppl.experiment import Experiment, Result
 from decisionppl.inference import conjugate
@@ -95,7 +97,7 @@ def result():
         "run_seconds": 0.25,
     }  # fmt: skip
     data = xr.Dataset(data, {"round": np.arange(4)})
-    return Result(data, attrs, [np.zeros(2)], None, None, (arms, ()))
+    return Result(data, attrs, [np.zeros(2)], None, None, Source(arms))
 
 
 @pytest.fixture
@@ -164,11 +166,14 @@ def test_the_same_file_gives_the_same_page(file, tmp_path):
     assert _report.report(file, tmp_path / "b.html").read_bytes() == first
 
 
-def test_runs_save_sites_and_roles(tmp_path):
+def test_runs_save_sites_and_roles(tmp_path, monkeypatch):
     done = dp.experiment.run(arms, conjugate(arms), functools.partial(dp.rules.ucb, quantile=0.9),
                              horizon=6, key=0)  # fmt: skip
     assert "model_sites" not in done.attrs  # described when saved, not when run
     done.save(tmp_path / "run.nc")
+    with monkeypatch.context() as patch:  # a checkpoint describes the model no second time
+        patch.setattr("decisionppl._show.show", None)
+        done.save(tmp_path / "run.nc")
     (run,) = _report.read(tmp_path / "run.nc")
     assert run.model == dp.show(arms)
     page = check_page(_report.page([run], "run.nc"))
@@ -204,7 +209,7 @@ def test_a_model_that_cannot_be_described_is_saved_all_the_same(result, tmp_path
     def broken():
         raise RuntimeError("not now")
 
-    Result(result.data, result.attrs, [], None, None, (broken, ())).save(tmp_path / "run.nc")
+    Result(result.data, result.attrs, [], None, None, Source(broken)).save(tmp_path / "run.nc")
     (run,) = _report.read(tmp_path / "run.nc")
     assert "RuntimeError: not now" in run.lacks
 
@@ -288,7 +293,10 @@ def test_the_command_says_where_the_page_is(file, tmp_path, capsys):
     assert stop.value.code == 0
     assert "wrote" in capsys.readouterr().out
     check_page((tmp_path / "deep" / "page.html").read_text())
-    # nothing else is left beside it
+    # others may read it, and nothing else is left beside it
+    mask = os.umask(0)
+    os.umask(mask)
+    assert (tmp_path / "deep" / "page.html").stat().st_mode & 0o777 == 0o666 & ~mask
     assert [p.name for p in (tmp_path / "deep").iterdir()] == ["page.html"]
 
 

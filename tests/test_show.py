@@ -16,7 +16,7 @@ from decisionppl._play import example_run
 from decisionppl._roles import role_of
 from decisionppl._show import ModelView
 from decisionppl._show_draw import _layout
-from decisionppl.models import GALLERY, data_mixture, rental_marketplace, sequences
+from decisionppl.models import GALLERY, data_mixture, rental_marketplace, replenishment, sequences
 
 
 def bandit(x):
@@ -120,6 +120,10 @@ def test_a_markov_step_has_states_in_and_out():
     assert view["free"].role == "state"
     assert view["free"].arguments == ("free",)
     assert view["free"].parents == ("booking", "return")
+    stock = replenishment.replenishment(3)
+    shown = dp.show(stock.step, stock.init)
+    assert (shown.arguments[0].law, shown.arguments[0].shape) == ("Stock", None)
+    assert shown["order"].given == ("state", "demand")
     # an argument and a site of one name are two nodes
     assert len(_layout(view).nodes) == len(view.sites) + 1
 

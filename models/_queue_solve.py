@@ -65,7 +65,8 @@ def relative_value_iteration(
 
     Raises:
         ValueError: a network of another kind, or too many states.
-        RuntimeError: no convergence within `max_iterations`.
+        RuntimeError: no convergence within `max_iterations`; there is none where full queues feed
+            each other in a circle, since then none of them is served.
 
     Example:
         >>> from decisionppl.models import queueing

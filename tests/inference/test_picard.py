@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from decisionppl.inference import picard
+from decisionppl.inference._picard_plan import make_plan
 from decisionppl.models import fulfilment, replenishment
 
 # A system in which everything is looked up in random tables, and half is not feasible. The tables
@@ -85,7 +86,7 @@ def test_batches_hold_every_step_once_and_after_the_one_before_it(seed, units, b
     rng = np.random.default_rng(seed)
     size = int(rng.integers(1, 60))
     unit = rng.integers(0, units, int(rng.integers(1, 150)))
-    plan = picard._plan(unit, units, size, batch)
+    plan = make_plan(unit, units, size, batch)
     for i, valid in enumerate(plan.valid):
         here = unit[i * size : i * size + valid]
         place = np.full(size + 1, -1)

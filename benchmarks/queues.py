@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from _common import peer_python, row, run_parts
-from _queue_gradients import gradients, one_core, training
+from _queue_gradients import gradients, one_core, training, training_large
 
 from decisionppl.inference import markov, pathwise, picard
 from decisionppl.models import fulfilment, queueing
@@ -303,6 +303,7 @@ PARTS = {
     "large": large,
     "gradients": gradients,
     "training": training,
+    "training_large": training_large,
     "speed": speed,
     "admission": admission,
     "picard": picards,

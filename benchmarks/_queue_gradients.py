@@ -225,15 +225,24 @@ _TRAINED = {"criss_cross_bh": (15.3, 60.0), "reentrant1_6": (14.5, None),
 
 
 def training(options):
+    """Criss-cross and six classes; `training_large` has twelve."""
+    return _training(options, ["criss_cross_bh"] if options.smoke else list(_TRAINED)[:2])
+
+
+def training_large(options):
+    """Twelve classes."""
+    return [] if options.smoke else _training(options, list(_TRAINED)[2:])
+
+
+def _training(options, names):
     """Policies trained by the recipe of `train_neural`, final averaged iterate, on one core.
 
     Seconds are of CPU time: on one core, what a core of one's own would take.
     """
     one_core()
     rows = []
-    for name, (target, limit) in _TRAINED.items():
-        if options.smoke and name != "criss_cross_bh":
-            continue
+    for name in names:
+        target, limit = _TRAINED[name]
         net = queueing.instance(name)
         settings = {"num_updates": 4, "num_events": 20, "num_runs": 10} if options.smoke else {}
         begun, wall = time.process_time(), time.perf_counter()

@@ -55,7 +55,8 @@ def continuing(
 
     def model(key: jax.Array, number: jax.Array) -> None:
         now = design._replace(policy=policy(numpyro.param("policy", params)))
-        kept: Any = mutable("runs", dict(first))
+        begun: Any = dict(first)  # a site is changed in place
+        kept: Any = mutable("runs", begun)
 
         def run(state: Any, key: jax.Array) -> tuple:
             return steps_of(now, state, key, 0, num_steps, segment)

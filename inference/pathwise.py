@@ -119,7 +119,7 @@ def value(
         return steps_of(design, state, key, burn_in, num_steps, segment)[1]
 
     with handlers.block():  # an enclosing model must not see the sites of these runs
-        out = jax.vmap(run)(jax.random.split(as_key(key), num_runs))
+        out: Any = jax.vmap(run)(jax.random.split(as_key(key), num_runs))
     each = out.reward.sum(1) / out.spent.sum(1)
     if mode.name not in ("score", "advantage"):
         return each

@@ -120,13 +120,14 @@ for mode in (pathwise.ipa(),) if SMOKE else (pathwise.ipa(), pathwise.ste(10.0))
 # %% [markdown]
 # ## A rule that is learned
 #
-# A small network of the queue lengths, trained through the events. What is kept is the average of
-# its weights over the second half of the training, not the best of many evaluations.
+# A small network of the queue lengths, trained by advantages: how much better a decision did than
+# the value of its state, which is fitted along the way. What is kept is the average of its weights
+# over the second half of the training, not the best of many evaluations.
 
 # %%
 fit = queueing.train_neural(
-    net, 3 if SMOKE else 200, key=3, hidden=(8,) if SMOKE else (32, 32),
-    num_events=100 if SMOKE else 1000, num_runs=4 if SMOKE else 20, progress=False,
+    net, 3 if SMOKE else 1000, key=3, hidden=(8,) if SMOKE else (32, 32),
+    num_events=20 if SMOKE else 100, num_runs=4 if SMOKE else 100, progress=False,
 )  # fmt: skip
 learned = queueing.hardened(queueing.neural(net, fit.params["policy"]))
 results["learned"] = queueing.simulate(net, learned, EVENTS, key=1, num_runs=RUNS)

@@ -124,14 +124,14 @@ for mode in (pathwise.ipa(),) if SMOKE else (pathwise.ipa(), pathwise.ste(10.0))
 # its weights over the second half of the training, not the best of many evaluations.
 
 # %%
-fit = queueing.train_neural(
-    net, 3 if SMOKE else 200, key=3, hidden=(8,) if SMOKE else (32, 32),
-    num_events=100 if SMOKE else 1000, num_runs=4 if SMOKE else 20, progress=False,
-)  # fmt: skip
-learned = queueing.hardened(queueing.neural(net, fit.params["policy"]))
-results["learned"] = queueing.simulate(net, learned, EVENTS, key=1, num_runs=RUNS)
-found = results["learned"].average(warm_up=0.1)
-print(f"learned: {found.estimate:.2f} +- {1.96 * found.stderr:.2f}")
+if not SMOKE:
+    fit = queueing.train_neural(
+        net, 200, key=3, hidden=(32, 32), num_events=1000, num_runs=20, progress=False
+    )
+    learned = queueing.hardened(queueing.neural(net, fit.params["policy"]))
+    results["learned"] = queueing.simulate(net, learned, EVENTS, key=1, num_runs=RUNS)
+    found = results["learned"].average(warm_up=0.1)
+    print(f"learned: {found.estimate:.2f} +- {1.96 * found.stderr:.2f}")
 
 # %% [markdown]
 # ## Rates that are not known
@@ -140,15 +140,16 @@ print(f"learned: {found.estimate:.2f} +- {1.96 * found.stderr:.2f}")
 # log. A draw of it is a network, so that a rule at a draw is Thompson sampling.
 
 # %%
-log = queueing.log_events(net, queueing.max_weight(net), 3000, key=4)
-belief = queueing.update_rates(queueing.rates_prior(net), net, *log)
-service = belief.law()["service"]
-draws = belief.completions / belief.effort
-spread = np.sqrt(np.asarray(belief.completions)) / np.asarray(belief.effort)
-for i, j in ((0, 0), (0, 2), (1, 1)):
-    print(f"machine {i} on class {j}: {draws[i, j]:.2f} +- {spread[i, j]:.2f}")
-world = belief.sample(jax.random.key(5), net)
-print("rule at a draw:", queueing.cmu(world)(jnp.ones(3), None))
+if not SMOKE:
+    log = queueing.log_events(net, queueing.max_weight(net), 3000, key=4)
+    belief = queueing.update_rates(queueing.rates_prior(net), net, *log)
+    service = belief.law()["service"]
+    draws = belief.completions / belief.effort
+    spread = np.sqrt(np.asarray(belief.completions)) / np.asarray(belief.effort)
+    for i, j in ((0, 0), (0, 2), (1, 1)):
+        print(f"machine {i} on class {j}: {draws[i, j]:.2f} +- {spread[i, j]:.2f}")
+    world = belief.sample(jax.random.key(5), net)
+    print("rule at a draw:", queueing.cmu(world)(jnp.ones(3), None))
 
 # %%
 import matplotlib.pyplot as plt  # noqa: E402

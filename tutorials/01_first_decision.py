@@ -27,7 +27,7 @@ import numpyro.distributions as dist
 import decisionppl as dp
 
 SMOKE = bool(os.environ.get("TUTORIAL_SMOKE"))
-HOURS, SHOPS = 1000, 1000 if SMOKE else 4000
+HOURS, SHOPS = 1000, 500 if SMOKE else 4000
 
 # %% [markdown]
 # ## The model: one hour
@@ -65,8 +65,8 @@ belief = engine.update(key, engine.init(key), log)
 # %% [markdown]
 # ## One decision, by hand
 #
-# A draw from the belief is a world: a complete hypothesis of how good the banners are. In each world
-# every banner has a value, what it takes in less its fee:
+# A draw from the belief is a world: a complete hypothesis of how good the banners are. In each
+# world every banner has a value, what it takes in less its fee:
 #
 # $$U_{wa} = E[\text{reward} - \text{cost} \mid \text{do}(\text{action} = a), \text{world } w].$$
 #
@@ -106,18 +106,16 @@ print("greedy shows banner", int(greedy.action), "- Thompson sampling, today, ba
 # truth: the value of the best banner less that of the one shown.
 
 # %%
-rules = {
-    "greedy": dp.rules.greedy,
-    "Thompson": dp.rules.thompson,
-    "at random": dp.rules.uniform,
-}
+rules = {"greedy": dp.rules.greedy, "Thompson": dp.rules.thompson}
+if not SMOKE:
+    rules["at random"] = dp.rules.uniform
 runs = {
     name: dp.experiment.run(
         hour, engine, rule, horizon=HOURS, key=1, replications=SHOPS, propensities=False
     )
     for name, rule in rules.items()
 }
-print(runs["Thompson"].data)
+print(runs["Thompson"].data.sizes)
 
 # %%
 import matplotlib.pyplot as plt  # noqa: E402
@@ -135,11 +133,11 @@ figure.savefig("first_decision.png", dpi=120)
 # %%
 total = {n: r.data.regret.sum("round").values for n, r in runs.items()}
 late = {n: r.data.regret.isel(round=slice(-100, None)).values.mean(1) for n, r in runs.items()}
+stuck = {n: (v > 1).mean() for n, v in late.items()}
 for name in rules:
     se = total[name].std(ddof=1) / SHOPS**0.5
-    stuck = (late[name] > 1).mean()
     print(f"{name:9}: loses {total[name].mean():6.0f} +- {2 * se:.0f} in {HOURS} hours; "
-          f"in {stuck:.0%} of the shops still more than 1 an hour at the end")  # fmt: skip
+          f"in {stuck[name]:.0%} of the shops still more than 1 an hour at the end")  # fmt: skip
 
 # %% [markdown]
 # ## In the real world
@@ -171,12 +169,15 @@ print("open decisions:", again.pending, "- history:", again.history["banner"])
 # - `constraint=` in `run` and `Experiment`, for banners that must not lose more than so much.
 # - Your own model, and how to find its mistakes: `02_your_own_model.py`.
 #
-# The number to hold: greedy loses 1.5 to 2 times as much as Thompson sampling, and chance 9 times.
+# The numbers to hold: greedy loses nearly twice as much as Thompson sampling, chance nine times as
+# much; greedy is stuck with a wrong banner in a third of the shops.
 
 # %%
-# The standard error of the ratios is about 0.08 and 0.2 with 1000 shops: margins of 5 errors.
+# Margins of 4 standard errors or more with 500 shops: those of the means are 180 (greedy) and 30
+# (Thompson sampling, of 1270), that of the difference of shares is 0.025, of 0.24.
 thompson_total = total["Thompson"].mean()
-assert total["greedy"].mean() > 1.3 * thompson_total
-assert total["at random"].mean() > 7 * thompson_total
-assert np.abs(best - np.asarray(dp.rules.thompson(key, U).probabilities)).max() < 1e-6
+assert total["greedy"].mean() > 1.25 * thompson_total
+assert stuck["greedy"] > stuck["Thompson"] + 0.1
+assert SMOKE or total["at random"].mean() > 7 * thompson_total
+np.testing.assert_allclose(best, thompson.probabilities, atol=1e-6)
 plt.close("all")

@@ -125,9 +125,9 @@ if not SMOKE:
 #
 # Engines fail more quietly than models. Simulation-based calibration finds out: draw a truth from
 # the prior, patients from the truth, and rank the truth among draws of the posterior. If the engine
-# is right every rank is uniform (arXiv 1804.06788). The log-likelihood is ranked too, since it alone
-# notices a posterior that ignores the data (arXiv 2211.02383), and so is the utility of the dose
-# that would be chosen.
+# is right every rank is uniform (arXiv 1804.06788). The log-likelihood is ranked too, since it
+# alone notices a posterior that ignores the data (arXiv 2211.02383), and so is the utility of the
+# dose that would be chosen.
 #
 # Three engines that each have one thing wrong:
 #
@@ -164,7 +164,7 @@ import matplotlib.pyplot as plt  # noqa: E402
 
 figure, axes = plt.subplots(1, 2, figsize=(11, 4), sharey=True, layout="constrained")
 for ax, name in zip(axes, ("right", "twice"), strict=True):
-    dp.plots.ecdf_difference(sbc[name], title=f"engine: {name}", axes=ax)
+    dp.plots.ecdf_difference(sbc[name], title=f"engine: {name}", ax=ax)
 figure.savefig("your_own_model.png", dpi=120)
 
 # %% [markdown]
@@ -211,9 +211,9 @@ if not SMOKE:
 # %% [markdown]
 # ## A number that changed by accident
 #
-# Someone tidies up and now gives doses in grams. Nothing else fails: the model is still a model, and
-# an engine built from it is right about it. `golden` keeps numbers in a text file beside your tests
-# (here in a temporary folder) and compares.
+# Someone tidies up and now gives doses in grams. Nothing else fails: the model is still a model,
+# and an engine built from it is right about it. `golden` keeps numbers in a text file beside your
+# tests (here in a temporary folder) and compares.
 
 
 # %%

@@ -125,14 +125,14 @@ for mode in (pathwise.ipa(),) if SMOKE else (pathwise.ipa(), pathwise.ste(10.0))
 # over the second half of the training, not the best of many evaluations.
 
 # %%
-fit = queueing.train_neural(
-    net, 3 if SMOKE else 1000, key=3, hidden=(8,) if SMOKE else (32, 32),
-    num_events=20 if SMOKE else 100, num_runs=4 if SMOKE else 100, progress=False,
-)  # fmt: skip
-learned = queueing.hardened(queueing.neural(net, fit.params["policy"]))
-results["learned"] = queueing.simulate(net, learned, EVENTS, key=1, num_runs=RUNS)
-found = results["learned"].average(warm_up=0.1)
-print(f"learned: {found.estimate:.2f} +- {1.96 * found.stderr:.2f}")
+if not SMOKE:
+    fit = queueing.train_neural(
+        net, 1000, key=3, hidden=(32, 32), num_events=100, num_runs=100, progress=False
+    )
+    learned = queueing.hardened(queueing.neural(net, fit.params["policy"]))
+    results["learned"] = queueing.simulate(net, learned, EVENTS, key=1, num_runs=RUNS)
+    found = results["learned"].average(warm_up=0.1)
+    print(f"learned: {found.estimate:.2f} +- {1.96 * found.stderr:.2f}")
 
 # %% [markdown]
 # ## Rates that are not known
@@ -141,15 +141,16 @@ print(f"learned: {found.estimate:.2f} +- {1.96 * found.stderr:.2f}")
 # log. A draw of it is a network, so that a rule at a draw is Thompson sampling.
 
 # %%
-log = queueing.log_events(net, queueing.max_weight(net), 3000, key=4)
-belief = queueing.update_rates(queueing.rates_prior(net), net, *log)
-service = belief.law()["service"]
-draws = belief.completions / belief.effort
-spread = np.sqrt(np.asarray(belief.completions)) / np.asarray(belief.effort)
-for i, j in ((0, 0), (0, 2), (1, 1)):
-    print(f"machine {i} on class {j}: {draws[i, j]:.2f} +- {spread[i, j]:.2f}")
-world = belief.sample(jax.random.key(5), net)
-print("rule at a draw:", queueing.cmu(world)(jnp.ones(3), None))
+if not SMOKE:
+    log = queueing.log_events(net, queueing.max_weight(net), 3000, key=4)
+    belief = queueing.update_rates(queueing.rates_prior(net), net, *log)
+    service = belief.law()["service"]
+    draws = belief.completions / belief.effort
+    spread = np.sqrt(np.asarray(belief.completions)) / np.asarray(belief.effort)
+    for i, j in ((0, 0), (0, 2), (1, 1)):
+        print(f"machine {i} on class {j}: {draws[i, j]:.2f} +- {spread[i, j]:.2f}")
+    world = belief.sample(jax.random.key(5), net)
+    print("rule at a draw:", queueing.cmu(world)(jnp.ones(3), None))
 
 # %%
 import matplotlib.pyplot as plt  # noqa: E402

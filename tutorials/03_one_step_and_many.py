@@ -202,7 +202,7 @@ for i, (name, points, style) in enumerate(
 left.set(xlabel="observations given", ylabel="loss per target, nats", title="50 observations ahead")
 left.spines[["top", "right"]].set_visible(False)
 left.legend(frameon=False)
-dp.plots.regret(runs, title="Two arms, decided by imagined futures", axes=right)
+dp.plots.regret(runs, title="Two arms, decided by imagined futures", ax=right)
 figure.savefig("one_step_and_many.png", dpi=120)
 
 # %% [markdown]

@@ -120,9 +120,9 @@ print(runs["Thompson"].data.sizes)
 # %%
 import matplotlib.pyplot as plt  # noqa: E402
 
-figure, ax = plt.subplots(figsize=(6.5, 4))
+figure, ax = plt.subplots(figsize=(6.5, 4), layout="constrained")
 dp.plots.regret(runs, title="Takings lost, mean of all shops", ax=ax)
-ax.set(yscale="log", xlabel="hour", ylabel="cumulative regret")
+ax.set(xlabel="hour", ylabel="cumulative regret", ylim=(0, 3500))
 figure.savefig("first_decision.png", dpi=120)
 
 # %% [markdown]

@@ -151,7 +151,7 @@ if not SMOKE:
 # %% [markdown]
 # ## What that does to decisions
 #
-# Two arms, one hundred rounds (the example of arXiv 2503.01215): arm 0 is noisy, arm 1 hardly at
+# Two arms, one hundred rounds (a setting of arXiv 2503.01215): arm 0 is noisy, arm 1 hardly at
 # all. `potential_outcomes` completes the table of a hundred outcomes of both arms, seen cells as
 # they are, and takes the arm with the better mean. That is Thompson sampling without a latent
 # variable. For one-step inference the arms are compared by one draw each from $\hat p_n$.

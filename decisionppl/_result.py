@@ -16,6 +16,13 @@ class Source:
     def __init__(self, model: Any, args: tuple = ()) -> None:
         self.model, self.args = model, args
 
+    @classmethod
+    def described(cls, description: dict[str, Any]) -> "Source":
+        """The source of a result that is read from a file: its description alone."""
+        source = cls(None)
+        source.__dict__["description"] = description
+        return source
+
     @functools.cached_property
     def description(self) -> dict[str, Any]:
         """Sites, roles and dependencies as plain data; or what went wrong."""
@@ -41,7 +48,7 @@ class Result:
             `run(..., resume=result)` continues bit for bit.
         belief: the final belief, leaves [replications, ...]; None when read from a file
             (`run(..., resume=path)` restores it).
-        source: the model, described in files that `save` writes; None when read from a file.
+        source: the model, described in files that `save` writes; of a file its description.
     """
 
     data: Any
@@ -92,8 +99,10 @@ class Result:
         """
         data, state = read_group(path, "experiment"), read_group(path, "state")
         attrs = {k: _unplain(v) for k, v in data.attrs.items()}
+        described = attrs.pop("model_sites", None)
+        source = None if described is None else Source.described(described)
         leaves = [np.asarray(state[f"leaf_{i}"].values) for i in range(len(state.data_vars))]
-        return cls(data.drop_attrs(), attrs, leaves)
+        return cls(data.drop_attrs(), attrs, leaves, None, None, source)
 
     def to_arviz(self, num_worlds: int = 500, key: Any = 0) -> Any:
         """As ArviZ reads it: InferenceData (ArviZ 0.x) or DataTree (1.x).

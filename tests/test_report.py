@@ -110,7 +110,8 @@ def edited(file, change, drop=()):
     """The file with other attributes or fewer variables."""
     found = Result.load(file)
     attrs = {k: v for k, v in {**found.attrs, **change}.items() if v is not None}
-    Result(found.data.drop_vars(list(drop)), attrs, found.state).save(file)
+    source = None if "model_sites" in change else found.source
+    Result(found.data.drop_vars(list(drop)), attrs, found.state, None, None, source).save(file)
     return file
 
 

@@ -86,7 +86,7 @@ def growth(options):
             row(f"M/M/1 rho .5 to .8, {steps} steps, {name}: power of 1 / (1 - rho) in the variance"
                 f" ({known} by theory), standard error {stderr:.2f}", weight @ np.log(variance),
                 ""),
-            row(f"M/M/1 rho .8, {steps} steps, {name}: sd of one run over the slope -1 / (1 - rho)",
+            row(f"M/M/1 rho .8, {steps} steps, {name}: sd of a run over the slope -rho / (1 - rho)",
                 variance[-1] ** 0.5 * 0.2 / 0.8, ""),
         ]  # fmt: skip
     return rows

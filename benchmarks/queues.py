@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from _common import row, run_parts
-from _queue_fluid import fluids
+from _queue_fluid import fluids, fluids_reentrant
 from _queue_little import little
 from _queue_ppo import ppo, ppo_reentrant
 from _queue_speed import admission, one_core, speed
@@ -289,6 +289,7 @@ PARTS = {
     "gradients": gradients,
     "training": training,
     "fluid": fluids,
+    "fluid_reentrant": fluids_reentrant,
     "little": little,
     "ppo": ppo,
     "ppo_reentrant": ppo_reentrant,

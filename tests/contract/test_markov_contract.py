@@ -122,7 +122,7 @@ def test_every_factory_of_the_gallery_is_here():
 
 
 def test_docstrings_have_an_example_and_modules_a_source(case):
-    text = inspect.getdoc(case.member.factory)
+    text = inspect.getdoc(case.member.factory) or ""
     module = inspect.getmodule(case.member.factory).__doc__
     for part in ("Args:", "Returns:", "Example:"):
         assert part in text or (part == "Args:" and not inspect.signature(

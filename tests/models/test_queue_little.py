@@ -15,6 +15,7 @@ from decisionppl.models import queue_experiment, queueing
 from decisionppl.models._queue_little import _controls
 
 Z = 5.7
+NOTHING = queueing.Simulated(*(np.zeros((1, 1)) for _ in range(7)))
 
 
 def simulated(net, policy, num_events, num_runs, key=0):
@@ -179,7 +180,7 @@ def test_accounts_of_a_log(experiment):
 @pytest.mark.parametrize(
     ("make", "says"),
     [
-        (lambda: queueing.littles_law(queueing.five_by_five(), None), "constant arrival rates"),
+        (lambda: queueing.littles_law(queueing.five_by_five(), NOTHING), "constant arrival rates"),
         (lambda: queueing.littles_law(queueing.mm1(), queueing.simulate(
             queueing.mm1(), queueing.cmu(queueing.mm1()), 10, key=0)), "count=True"),
         (lambda: queueing.littles_law(queueing.mm1(), simulated(

@@ -12,7 +12,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from _common import run_parts
 from _queue_costs import costs, exact, horizons, large, optimum
-from _queue_fluid import fluids
+from _queue_fluid import fluids, fluids_reentrant
 from _queue_gradients import gradients, training, training_large
 from _queue_little import little
 from _queue_picard import picards
@@ -29,6 +29,7 @@ PARTS = {
     "training": training,
     "training_large": training_large,
     "fluid": fluids,
+    "fluid_reentrant": fluids_reentrant,
     "little": little,
     "ppo": ppo,
     "ppo_reentrant": ppo_reentrant,

@@ -27,7 +27,7 @@ import numpyro.distributions as dist
 import decisionppl as dp
 
 SMOKE = bool(os.environ.get("TUTORIAL_SMOKE"))
-HOURS, SHOPS = 1000, 500 if SMOKE else 4000
+HOURS, SHOPS = 1000, 500 if SMOKE else 1000
 
 # %% [markdown]
 # ## The model: one hour
@@ -99,7 +99,7 @@ print("greedy shows banner", int(greedy.action), "- Thompson sampling, today, ba
       int(thompson.action), "- by hand", int(by_hand))  # fmt: skip
 
 # %% [markdown]
-# ## A thousand decisions, in thousands of shops
+# ## A thousand decisions, in a thousand shops
 #
 # `run` repeats this: decide, observe, learn. Each shop draws its own truth from the model. All
 # shops and hours run in one compiled program. Regret is what was lost against someone who knows the

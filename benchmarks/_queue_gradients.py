@@ -259,7 +259,8 @@ def _training(options, names):
             row(f"{name}: 95 % half-width over the cost", found.diagnostics["half_width"], "",
                 None if options.smoke else 0.01, least=False),
             row(f"{name}: training, {len(fit.losses)} updates of {settings.get('num_runs', 100)} x "
-                f"{settings.get('num_events', 100)} ticks, compiling included", took, "CPU s", None if options.smoke else limit, least=False),
+                f"{settings.get('num_events', 100)} ticks, compiling included", took, "CPU s",
+                None if options.smoke else limit, least=False),
             row(f"{name}: training, wall-clock beside other programs", wall, "s"),
         ]  # fmt: skip
     return rows

@@ -142,5 +142,5 @@ def renewed(
     # averages of all that came, each update less by a factor than the next one
     share = (1 - _FORGET) / (1 - _FORGET ** (kept.count + 1.0))
     old = (kept.matrix, kept.vector, kept.square)
-    mixed = (m + share * (x - m) for m, x in zip(old, now, strict=True))
-    return found, Moments(*mixed, total, time, kept.count + 1)
+    matrix, vector, square = (m + share * (x - m) for m, x in zip(old, now, strict=True))
+    return found, Moments(matrix, vector, square, total, time, kept.count + 1)

@@ -9,6 +9,11 @@ from decisionppl._plots_style import axes_of, band, colour, dash, finish, mark, 
 from decisionppl._result import Result
 
 
+def _short(x: float) -> str:
+    """Three digits, all that stand before the point at least."""
+    return f"{x:.0f}" if abs(x) >= 100 else f"{x:.3g}"
+
+
 def regret(
     results: Mapping[str, Result] | Result, *, title: str = "", units: str = "units of the reward",
     ax: Any = None,
@@ -49,7 +54,7 @@ def regret(
         extra = [d for d in values.dims if d not in ("replication", "round")]
         total = np.cumsum(np.asarray(values.sum(extra)), axis=1)
         rounds = np.arange(1, total.shape[1] + 1)
-        mean_band(ax, rounds, total, i, f"{label} ({total[:, -1].mean():.0f})".strip())
+        mean_band(ax, rounds, total, i, f"{label} ({_short(total[:, -1].mean())})".strip())
     label = f"cumulative regret ({units})"
     return finish(ax, any(results), xlabel="round", ylabel=label, title=title)
 

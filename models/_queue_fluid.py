@@ -321,8 +321,9 @@ def _fluid(network: Network, places: Any, efforts: Any, length: Any, space: Any 
     nearest = jnp.argmin(jnp.square(places - jnp.log1p(length)).sum(1))
     can = servable(network, length)
     chance = jnp.where(can, jnp.clip(efforts[nearest], 0.0, 1.0), 0.0)
-    best = jax.nn.one_hot(_best(network, network.holding * network.service, length),
-                          network.num_classes)  # fmt: skip
+    best = jax.nn.one_hot(
+        _best(network, network.service, network.holding, length), network.num_classes
+    )
     chance = jnp.where(chance.sum(1, keepdims=True) > _SMALL, chance, best)
     rest = ~can.any(1, keepdims=True)
     chance = jnp.concatenate([chance, rest], axis=1)

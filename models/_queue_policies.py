@@ -190,8 +190,8 @@ def threshold(
     for j in (first, second):
         if not network.topology[server, j]:
             raise ValueError(f"classes: server {server} cannot work on class {j}.")
-    level = jnp.asarray(level, jnp.result_type(float))
-    return Partial(_threshold, network, (int(server), first, second, int(watched), level))
+    short = jnp.asarray(level, jnp.result_type(float))
+    return Partial(_threshold, network, (int(server), first, second, int(watched), short))
 
 
 def soft_priority(network: Network, theta: Any) -> Partial:

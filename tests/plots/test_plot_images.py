@@ -69,7 +69,7 @@ LABELS = {
     ),
 }
 LEGENDS = {
-    "regret": ["thompson (9)", "greedy (19)", "uniform (28)"],
+    "regret": ["thompson (9.37)", "greedy (18.7)", "uniform (28.1)"],
     "beliefs": ["arm 0", "arm 1", "arm 2", "truth"],
     "acquisition": ["posterior mean", "expected_improvement, scaled", "next: 0.275",
                     "asked so far"],

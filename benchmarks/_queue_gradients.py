@@ -18,7 +18,7 @@ from decisionppl.models._queue_chain import probabilities, tick
 
 def gradients(options):
     """Bias and spread of the derivative of an M/M/1 queue, and cosines in a network."""
-    runs, steps = (50, 1000) if options.smoke else (600, 5000)
+    runs, steps = (50, 1000) if options.smoke else (4000, 5000)
     rows = []
 
     def length(mu, load, key, mode):

@@ -192,6 +192,7 @@ def test_a_report_opens_without_complaint(browser, tmp_path):
     assert complaints == []
     assert seen["title"]
     assert seen["headings"] == 1
+    assert len(browser.find_elements("tag name", "img")) >= 2
     assert seen["blank"] == seen["silent"] == []
     assert seen["wide"] <= 0
     assert {u for u in asked if not u.startswith((page, "data:"))} == set()
